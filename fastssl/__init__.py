@@ -1,0 +1,39 @@
+"""Fused kernels for self-supervised learning, as ordinary PyTorch ops.
+
+Every public name is loaded on first use, so importing fastssl needs neither Triton, nor the compiled
+extension, nor any extra.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from . import data, evaluate, functional, losses, methods, transforms
+    from ._backend import use_backend
+    from .losses import NTXentLoss
+    from .train import fit
+
+# public name -> the module that defines it
+_NAMES = {"NTXentLoss": "losses", "fit": "train", "use_backend": "_backend"}
+_MODULES = ("data", "evaluate", "functional", "losses", "methods", "transforms")
+
+__all__ = [
+    "NTXentLoss", "__version__", "data", "evaluate", "fit", "functional", "losses", "methods", "transforms",
+    "use_backend",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    if name in _NAMES:
+        return getattr(importlib.import_module(f".{_NAMES[name]}", __name__), name)
+    raise AttributeError(f"module 'fastssl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,60 @@
+"""Input checks shared by the ops. Each message names the argument, what it got and what it wants."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def _is_float_tensor(name: str, x: object) -> torch.Tensor:
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{name}: got {type(x).__name__}, want a torch.Tensor")
+    if x.dtype not in _FLOATS:
+        raise TypeError(f"{name}: got dtype {x.dtype}, want float64, float32, float16 or bfloat16")
+    return x
+
+
+def paired_embeddings(z0: object, z1: object) -> None:
+    """Check two embedding matrices [N, d] of one shape, dtype and device, with N and d at least 1."""
+    a, b = _is_float_tensor("z0", z0), _is_float_tensor("z1", z1)
+    if a.ndim != 2:
+        raise ValueError(f"z0: got shape {tuple(a.shape)}, want [N, d]")
+    if b.shape != a.shape:
+        raise ValueError(f"z1: got shape {tuple(b.shape)}, want the shape of z0, {tuple(a.shape)}")
+    if a.shape[0] == 0 or a.shape[1] == 0:
+        raise ValueError(f"z0: got shape {tuple(a.shape)}, want N >= 1 and d >= 1")
+    if b.device != a.device:
+        raise ValueError(f"z1: got device {b.device}, want the device of z0, {a.device}")
+    if b.dtype != a.dtype and not torch.is_autocast_enabled(a.device.type):
+        raise TypeError(f"z1: got dtype {b.dtype}, want the dtype of z0, {a.dtype}")
+
+
+def positive_scalar(name: str, value: object, device: torch.device) -> torch.Tensor:
+    """Return a positive scalar, a number or a 0-d tensor, as a 0-d tensor.
+
+    A tensor on an accelerator is not read, because that would stall the device. A number stays on the host in
+    eager mode, where it costs no launch; a compiled graph gets it on `device`, which keeps CUDA graphs possible.
+    """
+    if isinstance(value, torch.Tensor):
+        if value.ndim != 0 or value.dtype not in _FLOATS:
+            raise ValueError(
+                f"{name}: got a {value.dtype} tensor of shape {tuple(value.shape)}, want a number or a 0-d float tensor"
+            )
+        if value.device != device:
+            raise ValueError(f"{name}: got a tensor on {value.device}, want the embeddings' device, {device}")
+        if value.device.type == "cpu" and not torch.compiler.is_compiling():
+            _require_positive(name, float(value.detach()))
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: got {type(value).__name__}, want a number or a 0-d float tensor")
+    _require_positive(name, value)
+    host = not torch.compiler.is_compiling()
+    return torch.full((), value, dtype=torch.float64, device="cpu" if host else device)
+
+
+def _require_positive(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name}: got {value}, want a finite number > 0")

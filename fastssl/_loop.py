@@ -1,0 +1,313 @@
+"""The run behind `fit`, as a Lightning module and Trainer.
+
+Lightning sees a run as one long epoch: the batch sampler is the stream of all its steps, and a resumed stream starts
+at the checkpoint's step. The order of the data is a function of (seed, epoch) and every other draw a function of
+(seed, rank, step), so nothing random needs to be saved, and a resumed run repeats an unbroken one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import logging
+import math
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler
+from tqdm.auto import tqdm  # type: ignore[import-untyped]
+
+from ._settings import Settings
+from .data import Images, loader
+from .evaluate import features, knn, plots
+
+Row = dict[str, Any]
+_ORDER, _STEP = 0, 1  # what a seed is for
+COLUMNS = ("step", "epoch", "loss", "learning_rate", "knn")
+
+
+@dataclass
+class Run:
+    """One run: what to train, on what, where to, and how often to look."""
+
+    method: nn.Module
+    images: Images
+    settings: Settings
+    out: Path
+    eval_data: tuple[Images, Images] | None
+    knn_every: int
+    checkpoint_seconds: float
+    log_every: int
+    workers: int
+    history: list[Row] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)  # of the steps since the last row
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that a killed run resumes from."""
+        return self.out / "last.ckpt"
+
+
+class _Stopped(Exception):
+    """Ctrl-C or SIGTERM arrived, and the checkpoint is written."""
+
+
+class _Stream(Sampler[list[int]]):
+    """The batches of a run from one step on; its length is that of the whole run, as Lightning counts it."""
+
+    def __init__(self, settings: Settings, start: int) -> None:
+        self.settings, self.start = settings, start
+
+    def __len__(self) -> int:
+        return self.settings.steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        s, order = self.settings, torch.empty(0)
+        for step in range(self.start, s.steps):
+            epoch, at = divmod(step, s.steps_per_epoch)
+            if at == 0 or step == self.start:
+                order = torch.randperm(s.images, generator=torch.Generator().manual_seed(_seed(_ORDER, s.seed, epoch)))
+            yield order[at * s.batch_size : (at + 1) * s.batch_size].tolist()
+
+
+def _seed(purpose: int, *key: int) -> int:
+    """A 63-bit seed that is a function of non-negative integers, spread so that neighbours share nothing."""
+    return int(np.random.SeedSequence((purpose, *key)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class _Module(pl.LightningModule):
+    def __init__(self, run: Run, stop: threading.Event, bar: tqdm[Any]) -> None:
+        super().__init__()
+        self.method = run.method
+        self.run, self.stop, self.bar = run, stop, bar
+        self.saved_at = time.monotonic()
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        stream = _Stream(self.run.settings, self.trainer.global_step)
+        return loader(self.run.images, stream, self.run.workers, pin=self.device.type == "cuda")
+
+    def configure_optimizers(self) -> Any:
+        s = self.run.settings
+        trained = [p for p in self.method.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": s.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = make_optimizer(s.optimizer, groups, s.lr)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, s.lr_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        self.bar.update(self.global_step - self.bar.n)
+        if self.global_step == 0:
+            self._record(0)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        torch.manual_seed(_seed(_STEP, self.run.settings.seed, self.global_rank, self.global_step))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss: Tensor = self.method(self.method.augment(batch[0]))  # type: ignore[operator]
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        step, s = self.global_step, self.run.settings
+        self.run.losses.append(outputs["loss"].detach())
+        after_step = getattr(self.method, "after_step", None)
+        if after_step is not None:
+            after_step(step, s.steps)
+        self.bar.update()
+        epoch_ends = step % s.steps_per_epoch == 0
+        if epoch_ends or step % self.run.log_every == 0:
+            self._record(step)
+        if epoch_ends or self.stop.is_set() or time.monotonic() - self.saved_at >= self.run.checkpoint_seconds:
+            self._save()
+        if self.stop.is_set():
+            raise _Stopped
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["fastssl"] = {
+            "settings": asdict(self.run.settings),
+            "history": self.run.history,
+            "losses": [loss.item() for loss in self.run.losses],
+        }
+
+    def _record(self, step: int) -> None:
+        s = self.run.settings
+        epoch = step / s.steps_per_epoch
+        loss = torch.stack(self.run.losses).mean().item() if self.run.losses else None
+        if loss is not None and not math.isfinite(loss):
+            raise RuntimeError(f"the loss is {loss} at step {step}; a lower lr or precision='32-true' may help")
+        row: Row = {
+            "step": step,
+            "epoch": epoch,
+            "loss": loss,
+            "learning_rate": s.lr * s.lr_factor(max(0, step - 1)),
+            "knn": None,
+        }
+        if self.run.eval_data is not None and (step == s.steps or epoch % self.run.knn_every == 0):
+            train, test = self.run.eval_data
+            k = min(20, len(train))
+            row["knn"] = knn(self.method.encoder, train, test, k=k, batch_size=s.batch_size).accuracy  # type: ignore[arg-type]
+        self.run.history.append(row)
+        self.run.losses.clear()
+        told = {key: row[key] for key in ("loss", "learning_rate", "knn") if row[key] is not None}
+        if self.logger is not None:
+            self.logger.log_metrics(told, step)
+        self.bar.set_description(f"epoch {min(s.epochs, int(epoch) + 1)}/{s.epochs}", refresh=False)
+        self.bar.set_postfix({key: f"{value:.4g}" for key, value in told.items() if key != "learning_rate"})
+
+    def _save(self) -> None:
+        write_csv(self.run)
+        fresh = self.run.checkpoint.with_suffix(".tmp")
+        self.trainer.save_checkpoint(fresh)
+        # The name changes hands only when the bytes are on the disk: a kill leaves the old checkpoint or the new.
+        with open(fresh, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(fresh, self.run.checkpoint)
+        self.saved_at = time.monotonic()
+
+
+def make_optimizer(name: str, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+    """Make one of `OPTIMIZERS`."""
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr)
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=0.9)
+    from timm.optim import Lars
+
+    optimizer: torch.optim.Optimizer = Lars(groups, lr=lr, momentum=0.9)
+    return optimizer
+
+
+def read_checkpoint(path: Path, settings: Settings) -> dict[str, Any]:
+    """Read what this module keeps in a checkpoint, and check that it belongs to the run.
+
+    Raises:
+        RuntimeError: the file is damaged, or the run had other settings.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)["fastssl"]
+        before = state["settings"]
+    except Exception as error:  # a damaged file fails in any of a dozen ways
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise RuntimeError(
+            f"out: the checkpoint {path} is damaged ({reason}); delete it or pass overwrite=True to start again"
+        ) from None
+    changed = [
+        f"{key} {before.get(key)!r} -> {now!r}" for key, now in asdict(settings).items() if before.get(key) != now
+    ]
+    if changed:
+        raise RuntimeError(
+            f"out: the run in {path.parent} had other settings ({', '.join(changed)}); resume it with the same ones, "
+            "or choose another folder"
+        )
+    return state
+
+
+def train(run: Run, state: dict[str, Any] | None, *, accelerator: str, devices: int, progress: bool) -> None:
+    """Train `run.method` to the end, from a checkpoint's state if there is one; fills `run.history`."""
+    if state is not None:
+        run.history[:] = state["history"]
+        run.losses[:] = [torch.tensor(loss) for loss in state["losses"]]
+    stop = threading.Event()
+    bar = tqdm(total=run.settings.steps, unit="step", disable=not progress, dynamic_ncols=True)
+    with _quiet(), _signals(stop), contextlib.closing(bar):
+        trainer = pl.Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            precision=run.settings.precision,  # type: ignore[arg-type]
+            max_epochs=1,
+            logger=TensorBoardLogger(run.out, name="tensorboard", version=""),
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        if trainer.world_size > 1:
+            raise RuntimeError(
+                f"fit: got {trainer.world_size} processes, want 1: the negatives of other processes are not in the "
+                "loss yet, and a run without them would train something else"
+            )
+        module = _Module(run, stop, bar)
+        try:
+            trainer.fit(module, ckpt_path=None if state is None else run.checkpoint)
+        except _Stopped:
+            step = trainer.global_step
+            raise KeyboardInterrupt(
+                f"stopped at step {step} of {run.settings.steps}; {run.checkpoint} is written, and the same call with "
+                "resume=True continues"
+            ) from None
+    write_csv(run)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's advice, which is about its own defaults, out of the user's terminal."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [log.level for log in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning(\.|$)")
+        for log in loggers:
+            log.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for log, level in zip(loggers, levels, strict=True):
+                log.setLevel(level)
+
+
+@contextlib.contextmanager
+def _signals(stop: threading.Event) -> Iterator[None]:
+    """Turn the first Ctrl-C or SIGTERM into a request to stop after the step; the second acts as always."""
+    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
+        yield
+        return
+    watched = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in watched}
+
+    def request(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for number in watched:
+        signal.signal(number, request)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def write_csv(run: Run) -> None:
+    """Write the history as metrics.csv."""
+    fresh = run.out / "metrics.csv.tmp"
+    with open(fresh, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(run.history)
+    os.replace(fresh, run.out / "metrics.csv")
+
+
+def plot(run: Run) -> None:
+    """Write loss.png, embedding.png and, where kNN was measured, knn.png."""
+    title = f"{type(run.method).__name__} on {run.images.name}"
+    plots.loss_curve(run.history, run.out / "loss.png", title)
+    if run.eval_data is not None:
+        plots.knn_curve(run.history, run.out / "knn.png", title=title)
+    shown = run.images if run.eval_data is None else run.eval_data[1]
+    sample = shown.take(range(0, len(shown), max(1, -(-len(shown) // 2000))))
+    plots.embedding(features(run.method.encoder, sample), run.out / "embedding.png", title)  # type: ignore[arg-type]

@@ -1,0 +1,96 @@
+"""The settings that decide a run, checked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+OPTIMIZERS = ("adamw", "sgd", "lars")
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the weights of a run, besides the method and the images; a resumed run must agree on it."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+    optimizer: str
+    weight_decay: float
+    warmup_epochs: float
+    seed: int
+    precision: str
+    images: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in the data; the images left over sit an epoch out."""
+        return self.images // self.batch_size
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+    def lr_factor(self, step: int) -> float:
+        """Share of the learning rate at a step: a linear warmup, then half a cosine to 0."""
+        warmup = round(self.warmup_epochs * self.steps_per_epoch)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.steps - warmup)))
+
+
+def make_settings(
+    *,
+    epochs: int,
+    batch_size: int,
+    lr: float | None,
+    optimizer: str,
+    weight_decay: float | None,
+    warmup_epochs: float | None,
+    seed: int,
+    precision: str,
+    images: int,
+) -> Settings:
+    """Check the settings and fill in the defaults that depend on others.
+
+    Raises:
+        TypeError, ValueError: one is of another type or out of range.
+    """
+    check("epochs", epochs, int, 1)
+    check("batch_size", batch_size, int, 2, "one image alone has no negatives")
+    check("seed", seed, int, 0)
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"optimizer: got {optimizer!r}, want {', '.join(map(repr, OPTIMIZERS))}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision: got {precision!r}, want {', '.join(map(repr, PRECISIONS))}")
+    if batch_size > images:
+        raise ValueError(f"batch_size: got {batch_size}, want at most the number of images, {images}")
+    if lr is None:
+        lr = {"adamw": 1e-3, "sgd": 0.06 * batch_size / 256, "lars": 0.3 * batch_size / 256}[optimizer]
+    if weight_decay is None:
+        weight_decay = {"adamw": 1e-2, "sgd": 5e-4, "lars": 1e-6}[optimizer]
+    if warmup_epochs is None:
+        warmup_epochs = min(10, epochs / 10)
+    check("lr", lr, (int, float), 0)
+    if lr == 0:
+        raise ValueError("lr: got 0, want a number > 0")
+    check("weight_decay", weight_decay, (int, float), 0)
+    check("warmup_epochs", warmup_epochs, (int, float), 0)
+    return Settings(
+        epochs, batch_size, float(lr), optimizer, float(weight_decay), float(warmup_epochs), seed, precision, images
+    )
+
+
+def check(name: str, value: object, kind: type | tuple[type, ...], least: float, why: str = "") -> None:
+    """Check a number's type and lower bound.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what it got and what it wants.
+    """
+    wanted = ("an int" if kind is int else "a number") + f" >= {least}" + (f": {why}" if why else "")
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise TypeError(f"{name}: got {type(value).__name__} {value!r}, want {wanted}")
+    if not (isinstance(value, (int, float)) and least <= value < math.inf):
+        raise ValueError(f"{name}: got {value}, want {wanted}")

@@ -1,0 +1,396 @@
+"""Images as uint8 tensors with int64 labels: two embedded data sets and any folder of images.
+
+Everything here is a map-style ``torch.utils.data.Dataset`` whose item is ``(image, label)`` with image uint8
+``[C, H, W]`` and label an int (-1 where there is none), so batches are uint8 ``[B, C, H, W]`` and int64 ``[B]``.
+Images stay uint8 until a method's ``augment`` turns them into views on the device.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from fastssl._extras import require
+from fastssl._shapes import SHAPE_NAMES, draw
+
+__all__ = ["FolderImages", "Images", "TensorImages", "digits", "load", "loader", "shapes"]
+
+SPLITS = ("train", "test", "all")
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+
+# A folder at most this large is checked file by file and kept decoded in memory; a larger one is read from
+# disk batch by batch, and only its file headers are checked up front.
+IN_MEMORY_FILES = 10_000
+IN_MEMORY_BYTES = 512 * 2**20
+
+
+class Images(Dataset[tuple[Tensor, int]]):
+    """Base of every data set here.
+
+    Attributes:
+        name: what it is called in reports.
+        labels: int64 ``[n]``, class index of each image, -1 where unlabelled.
+        classes: class names, empty where unlabelled.
+        channels: channels of every image (1 or 3).
+        image_size: height and width of every image in pixels.
+        source: what `load` was called with, "" for data made otherwise.
+    """
+
+    name: str
+    source: str = ""
+    labels: Tensor
+    classes: tuple[str, ...]
+    channels: int
+    image_size: int
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images carry class labels."""
+        return len(self.classes) > 0
+
+    def __len__(self) -> int:
+        return int(self.labels.shape[0])
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        raise NotImplementedError
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Images ``indices`` as uint8 ``[B, C, H, W]`` and their labels as int64 ``[B]``."""
+        return torch.stack([self[i][0] for i in indices]), self.labels[list(indices)]
+
+    def take(self, indices: Sequence[int]) -> Images:
+        """The images ``indices`` as a data set of its own."""
+        return _Taken(self, indices)
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        # DataLoader's fetcher hands a whole batch of indices to this method where it exists.
+        return self.batch(indices)
+
+    def __repr__(self) -> str:
+        kinds = f"{len(self.classes)} classes" if self.labelled else "no labels"
+        size = f"{self.channels}x{self.image_size}x{self.image_size}"
+        return f"{type(self).__name__}({self.name!r}, {len(self)} images {size}, {kinds})"
+
+
+class _Taken(Images):
+    def __init__(self, base: Images, indices: Sequence[int]) -> None:
+        self.base, self.indices = base, list(indices)
+        self.name, self.classes, self.labels = base.name, base.classes, base.labels[self.indices]
+        self.channels, self.image_size = base.channels, base.image_size
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.base[self.indices[index]]
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        return self.base.batch([self.indices[i] for i in indices])
+
+
+class TensorImages(Images):
+    """Images held in memory.
+
+    Args:
+        images: uint8 ``[n, C, H, H]``, C 1 or 3, square.
+        labels: int64 ``[n]``, or None where there are none.
+        classes: class names; by default ``"0"``, ``"1"`` ... up to the largest label.
+        name: what to call the data in reports.
+
+    Raises:
+        TypeError, ValueError: images or labels of another type or shape.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        classes: Sequence[str] | None = None,
+        name: str = "images",
+    ) -> None:
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+            got = images.dtype if isinstance(images, Tensor) else type(images).__name__
+            raise TypeError(f"images must be a uint8 tensor [n, C, H, H], got {got}")
+        if images.ndim != 4 or images.shape[1] not in (1, 3) or images.shape[2] != images.shape[3]:
+            raise ValueError(f"images must be [n, C, H, H] with C 1 or 3, got {list(images.shape)}")
+        if len(images) == 0:
+            raise ValueError("images must hold at least one image, got 0")
+        if labels is None:
+            labels, classes = torch.full((len(images),), -1), ()
+        if labels.dtype != torch.int64 or labels.shape != (len(images),):
+            raise ValueError(f"labels must be int64 [{len(images)}], got {labels.dtype} {list(labels.shape)}")
+        if classes is None:
+            classes = [str(i) for i in range(int(labels.max()) + 1)]
+        self.images = images
+        self.labels = labels
+        self.classes = tuple(classes)
+        self.name = name
+        self.channels = int(images.shape[1])
+        self.image_size = int(images.shape[2])
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.labels[index])
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Images ``indices`` as uint8 ``[B, C, H, W]`` and their labels as int64 ``[B]``."""
+        at = torch.as_tensor(indices)
+        return self.images[at], self.labels[at]
+
+
+class FolderImages(Images):
+    """Image files decoded when they are read, for folders too large for memory.
+
+    Every image is converted to RGB, its shorter side resized to ``image_size`` (antialiased bilinear) and its
+    centre cropped. A file that turns out to be unreadable is reported once and replaced by the next readable one.
+
+    Args:
+        files: the image files.
+        labels: int64 ``[n]``, -1 where unlabelled.
+        classes: class names.
+        image_size: height and width of the images returned, in pixels.
+        name: what to call the data in reports.
+    """
+
+    channels = 3
+
+    def __init__(
+        self, files: Sequence[Path], labels: Tensor, classes: Sequence[str], image_size: int, name: str
+    ) -> None:
+        self.files = list(files)
+        self.labels = labels
+        self.classes = tuple(classes)
+        self.image_size = image_size
+        self.name = name
+        self._reported: set[int] = set()
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        for step in range(len(self.files)):
+            at = (index + step) % len(self.files)
+            image = _decode(self.files[at], self.image_size)
+            if image is not None:
+                return image, int(self.labels[at])
+            if at not in self._reported:
+                self._reported.add(at)
+                warnings.warn(f"data: cannot decode {self.files[at]}; another image stands in", stacklevel=2)
+        raise ValueError(f"data: none of the {len(self.files)} files of {self.name} can be decoded")
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Images ``indices`` as uint8 ``[B, C, H, W]`` and their labels as int64 ``[B]``."""
+        items = [self[i] for i in indices]
+        return torch.stack([image for image, _ in items]), torch.tensor([label for _, label in items])
+
+
+def load(source: str | os.PathLike[str] | Images, *, split: str = "train", image_size: int | None = None) -> Images:
+    """Load a data set by name or by path.
+
+    Args:
+        source: ``"digits"``, ``"shapes"``, a folder of images, or a data set (returned as it is). A folder with
+            sub-folders takes each sub-folder's name as the class; a flat folder is unlabelled.
+        split: ``"train"``, ``"test"`` or ``"all"``. A folder holding ``train`` and ``test`` (or ``val``)
+            sub-folders is split by them; any other labelled folder is split 80/20 within each class, always in
+            the same way. An unlabelled folder has no test split, and its train split is everything.
+        image_size: height and width in pixels; by default the data set's own, and 224 for a folder.
+
+    Returns:
+        A data set of uint8 images. A small folder (10,000 files, 512 MiB) is decoded at once and kept in memory.
+
+    Raises:
+        FileNotFoundError: ``source`` is neither a known name nor a folder.
+        ValueError: the folder holds no readable image, or ``split`` or ``image_size`` is out of range.
+    """
+    if isinstance(source, Images):
+        return source
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(f"data must be 'digits', 'shapes', a folder or a data set, got {type(source).__name__}")
+    if split not in SPLITS:
+        raise ValueError(f"split must be 'train', 'test' or 'all', got {split!r}")
+    if image_size is not None and (not isinstance(image_size, int) or image_size < 1):
+        raise ValueError(f"image_size must be a positive int (pixels), got {image_size!r}")
+    images = _load(source, split, image_size)
+    images.source = source if source in ("digits", "shapes") else str(Path(source).resolve())
+    return images
+
+
+def _load(source: str | os.PathLike[str], split: str, image_size: int | None) -> Images:
+    if source == "digits":
+        if image_size not in (None, 8):
+            raise ValueError(f"image_size: got {image_size} for 'digits', want 8")
+        return digits(split)
+    if source == "shapes":
+        size = image_size or 32
+        if split == "all":
+            return shapes(6000, seed=0, image_size=size)
+        n, seed = (5000, 0) if split == "train" else (1000, 1)
+        return shapes(n, seed=seed, image_size=size)
+    return _folder(Path(source), split, image_size or 224)
+
+
+def loader(
+    data: Images, batch_sampler: Sampler[list[int]] | Sequence[list[int]], workers: int = 0, pin: bool = False
+) -> DataLoader[Any]:
+    """A ``DataLoader`` of (uint8 ``[B, C, H, W]``, int64 ``[B]``) batches in the order of ``batch_sampler``."""
+    return DataLoader(
+        data,
+        batch_sampler=batch_sampler,
+        num_workers=workers,
+        collate_fn=_as_is,
+        pin_memory=pin,
+        persistent_workers=workers > 0,
+    )
+
+
+def _as_is(batch: Any) -> Any:
+    # __getitems__ has already made the batch. A named function, since worker processes must be able to pickle it.
+    return batch
+
+
+def digits(split: str = "train") -> TensorImages:
+    """Scikit-learn's handwritten digits: 1797 grey images of 8x8, 10 classes, values scaled from 0..16 to 0..255.
+
+    Args:
+        split: ``"train"`` (1442), ``"test"`` (355) or ``"all"``; the split is stratified and never changes.
+
+    Returns:
+        Images uint8 ``[n, 1, 8, 8]`` with labels int64 ``[n]``.
+    """
+    bunch = require("sklearn.datasets", "the data set 'digits'").load_digits()
+    images = torch.from_numpy(np.round(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
+    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    keep = _split(labels, split)
+    return TensorImages(images[keep], labels[keep], [str(i) for i in range(10)], "digits")
+
+
+def _split(labels: Tensor, split: str, test_fraction: float = 0.2) -> Tensor:
+    """Indices of a fixed stratified split, in ascending order."""
+    if split == "all":
+        return torch.arange(len(labels))
+    generator = torch.Generator().manual_seed(0)
+    test = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique().tolist():
+        members = (labels == label).nonzero()[:, 0]
+        order = torch.randperm(len(members), generator=generator)
+        test[members[order[: int(len(members) * test_fraction)]]] = True
+    return (test if split == "test" else ~test).nonzero()[:, 0]
+
+
+def shapes(n: int = 5000, *, seed: int = 0, image_size: int = 32) -> TensorImages:
+    """Generated pictures of one object each, whose class is its shape and nothing else.
+
+    Ten shapes (disc, square, triangle, star, plus, ring, crescent, half disc, bar, corner) in equal numbers.
+    Colour, position, size, rotation, background (a colour gradient, stripes, blobs) and noise are drawn independently
+    of the shape, so pixels close to each other say little about the class.
+
+    Args:
+        n: number of images, at least 1.
+        seed: the same seed gives the same images on every run.
+        image_size: height and width in pixels, at least 8.
+
+    Returns:
+        Images uint8 ``[n, 3, image_size, image_size]`` with labels int64 ``[n]``.
+    """
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(f"n must be a positive int (images), got {n!r}")
+    if not isinstance(image_size, int) or image_size < 8:
+        raise ValueError(f"image_size must be an int of at least 8 (pixels), got {image_size!r}")
+    rng = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % len(SHAPE_NAMES)
+    labels = labels[torch.randperm(n, generator=rng)]
+    images = torch.empty(n, 3, image_size, image_size, dtype=torch.uint8)
+    for start in range(0, n, 1024):  # chunks bound the memory of the float intermediates
+        images[start : start + 1024] = draw(labels[start : start + 1024], image_size, rng)
+    return TensorImages(images, labels, SHAPE_NAMES, "shapes")
+
+
+def _folder(root: Path, split: str, image_size: int) -> Images:
+    if not root.exists():
+        raise FileNotFoundError(f"data: no folder {str(root)!r}, and the named data sets are 'digits' and 'shapes'")
+    if not root.is_dir():
+        raise NotADirectoryError(f"data must be a folder of images, got the file {str(root)!r}")
+    name = root.resolve().name
+    parts = {"train": ("train",), "test": ("test", "val", "valid", "validation")}
+    found = {key: next((root / n for n in names if (root / n).is_dir()), None) for key, names in parts.items()}
+    given = found["train"] is not None and found["test"] is not None
+    roots = [r for key, r in found.items() if r is not None and split in (key, "all")] if given else [root]
+    files, labels, classes = _scan(roots)
+    if not files:
+        raise ValueError(f"data: no image files under {str(root)!r} (looked for {', '.join(sorted(EXTENSIONS))})")
+    if not classes and split == "test" and not given:
+        raise ValueError(f"split 'test' of {str(root)!r} does not exist: a flat folder of images has no labels")
+    if classes and not given:
+        keep = _split(labels, split)
+        if len(keep) == 0:
+            raise ValueError(f"split {split!r} of {str(root)!r} is empty: a class needs 5 images to be split")
+        files, labels = [files[i] for i in keep.tolist()], labels[keep]
+
+    pixels = len(files) * 3 * image_size**2
+    in_memory = len(files) <= IN_MEMORY_FILES and pixels <= IN_MEMORY_BYTES
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter lock
+        read = (lambda f: _decode(f, image_size)) if in_memory else _header
+        images = list(pool.map(read, files))
+    bad = [file for file, image in zip(files, images, strict=True) if image is None]
+    if bad:
+        names = ", ".join(str(file) for file in bad[:5]) + (", ..." if len(bad) > 5 else "")
+        warnings.warn(
+            f"data: skipped {len(bad)} of {len(files)} files that are not readable images: {names}", stacklevel=3
+        )
+    good = [i for i, image in enumerate(images) if image is not None]
+    if not good:
+        raise ValueError(f"data: none of the {len(files)} image files under {str(root)!r} can be read")
+    labels = labels[good]
+    if in_memory:
+        stacked = torch.stack([image for image in images if isinstance(image, Tensor)])
+        return TensorImages(stacked, labels if classes else None, classes, name)
+    return FolderImages([files[i] for i in good], labels, classes, image_size, name)
+
+
+def _scan(roots: Sequence[Path]) -> tuple[list[Path], Tensor, list[str]]:
+    """Image files under the roots in a fixed order, their labels, and the class names (none for flat roots)."""
+    classes = sorted({d.name for r in roots for d in r.iterdir() if d.is_dir() and any(_images_under(d))})
+    files: list[Path] = []
+    labels: list[int] = []
+    for root in roots:
+        if not classes:
+            files += sorted(f for f in root.iterdir() if f.suffix.lower() in EXTENSIONS and f.is_file())
+        for label, name in enumerate(classes):
+            members = _images_under(root / name) if (root / name).is_dir() else []
+            files += members
+            labels += [label] * len(members)
+    return files, torch.tensor(labels if classes else [-1] * len(files), dtype=torch.int64), classes
+
+
+def _images_under(folder: Path) -> list[Path]:
+    paths = (Path(at) / name for at, _, names in os.walk(folder, followlinks=True) for name in names)
+    return sorted(path for path in paths if path.suffix.lower() in EXTENSIONS)
+
+
+def _header(file: Path) -> bool | None:
+    image_module = require("PIL.Image", "reading a folder of images")
+    try:
+        with image_module.open(file) as image:
+            return bool(image.width > 0) or None
+    except Exception:  # PIL raises many types on damaged files; each of them means the file is unusable
+        return None
+
+
+def _decode(file: Path, image_size: int) -> Tensor | None:
+    """The file as uint8 [3, image_size, image_size], or None where it cannot be read."""
+    image_module = require("PIL.Image", "reading a folder of images")
+    try:
+        with image_module.open(file) as image:
+            # draft() lets libjpeg decode at a fraction of the size where that is still large enough.
+            image.draft("RGB", (image_size, image_size))
+            rgb = image.convert("RGB")
+    except Exception:
+        return None
+    ratio = image_size / min(rgb.size)
+    width, height = (max(image_size, round(side * ratio)) for side in rgb.size)
+    rgb = rgb.resize((width, height), image_module.Resampling.BILINEAR)
+    left, top = (width - image_size) // 2, (height - image_size) // 2
+    rgb = rgb.crop((left, top, left + image_size, top + image_size))
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()

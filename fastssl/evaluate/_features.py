@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Images, load, loader
+from ..methods import encode
+from ..transforms import normalize
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of a data set.
+
+    Attributes:
+        x: float32 [n, f] on the CPU.
+        labels: int64 [n], -1 where there is none.
+        classes: class names, empty where unlabelled.
+    """
+
+    x: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+
+Data = Images | Features | str
+
+
+@contextlib.contextmanager
+def frozen(encoder: nn.Module) -> Iterator[None]:
+    """Put a module in eval mode without gradients, and every submodule's mode back afterwards."""
+    modes = [(module, module.training) for module in encoder.modules()]
+    encoder.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode  # train(mode) would recurse, and modes may differ below
+
+
+def features(
+    encoder: nn.Module | None,
+    data: Data,
+    *,
+    batch_size: int = 256,
+    workers: int = 0,
+    transform: Callable[[Tensor], Tensor] = normalize,
+) -> Features:
+    """Compute the features of every image, in the order of the data; the encoder is left exactly as it was.
+
+    Args:
+        encoder: module float32 [B, C, H, W] -> [B, f] or [B, f, h, w] (averaged); None stands for the pixels.
+        data: images, or the name or folder of their training split; features are returned as they are.
+        batch_size: images a forward pass.
+        workers: processes that read images; 0 reads them in this one.
+        transform: uint8 [B, C, H, W] -> the encoder's input; by default `fastssl.transforms.normalize`.
+
+    Returns:
+        The features, float32 on the CPU.
+
+    Raises:
+        TypeError: `encoder` or `data` is of another type.
+        ValueError: `batch_size` is not positive.
+    """
+    if isinstance(data, Features):
+        return data
+    if encoder is not None and not isinstance(encoder, nn.Module):
+        raise TypeError(f"encoder: got {type(encoder).__name__}, want a torch.nn.Module, or None for the pixels")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size!r}, want an int >= 1")
+    images = load(data)
+    order = torch.arange(len(images)).split(batch_size)
+    batches = loader(images, [indices.tolist() for indices in order], workers)
+    if encoder is None:
+        rows = [batch.flatten(1).float() / 255 for batch, _ in batches]
+    else:
+        device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
+        with frozen(encoder):
+            rows = [encode(encoder, transform(batch.to(device))).float().cpu() for batch, _ in batches]
+    return Features(torch.cat(rows), images.labels, images.classes)
+
+
+def labelled_pair(encoder: nn.Module | None, train: Data, test: Data, batch_size: int) -> tuple[Features, Features]:
+    """Return the features of a labelled training and test set of the same classes."""
+    if isinstance(test, str):
+        test = load(test, split="test")
+    pair = features(encoder, train, batch_size=batch_size), features(encoder, test, batch_size=batch_size)
+    for name, part in zip(("train", "test"), pair, strict=True):
+        if not part.classes:
+            raise ValueError(f"{name}: got unlabelled images, want labels: one sub-folder a class")
+    if pair[0].classes != pair[1].classes:
+        raise ValueError(f"test: got the classes {list(pair[1].classes)}, want those of train, {list(pair[0].classes)}")
+    return pair

@@ -1,0 +1,213 @@
+"""Encoders: made by timm, exported as safetensors and a JSON file that says how to make them again."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._extras import require
+from ..transforms import statistics
+
+_STEMS = {"timm": None, "small": 1, "small/2": 2}  # stride of the 3x3 convolution that replaces the stem
+_RECIPE = "_fastssl_recipe"  # the attribute that remembers build_encoder's arguments
+
+
+def build_encoder(name: str = "resnet18", *, in_chans: int = 3, stem: str = "timm", **kwargs: Any) -> nn.Module:
+    """Make a timm model without its classifier, and remember how it was made.
+
+    Args:
+        name: name of a timm model.
+        in_chans: channels of the images, 1 or 3.
+        stem: ``"timm"``, or for small images ``"small"`` or ``"small/2"``: the first layer of a ResNet becomes a 3x3
+            convolution of stride 1 or 2 and the pooling after it goes, so that 32 x 32 images are not halved twice.
+        **kwargs: passed to ``timm.create_model``, such as ``pretrained=True`` or ``layers=(1, 1, 1, 1)``.
+
+    Returns:
+        A module float [B, in_chans, H, W] -> features [B, f].
+
+    Raises:
+        ValueError: timm has no such model, it refuses an argument, or the model has no ResNet stem to replace.
+        MissingExtraError: timm is not installed.
+    """
+    timm = require("timm", "an encoder by name")
+    if stem not in _STEMS:
+        raise ValueError(f"stem: got {stem!r}, want {', '.join(map(repr, _STEMS))}")
+    if in_chans not in (1, 3):
+        raise ValueError(f"in_chans: got {in_chans!r}, want 1 or 3")
+    if not isinstance(name, str) or not timm.is_model(name):
+        near = timm.list_models(f"*{name}*")[:3] if isinstance(name, str) else []
+        hint = f" such as {', '.join(near)}" if near else "; timm.list_models() names them"
+        raise ValueError(f"encoder: got {name!r}, want the name of a timm model{hint}")
+    try:
+        model: nn.Module = timm.create_model(name, num_classes=0, in_chans=in_chans, **kwargs)
+    except TypeError as error:
+        raise ValueError(f"encoder: timm cannot make {name!r} with {kwargs}: {error}") from None
+    stride = _STEMS[stem]
+    if stride is not None:
+        first = getattr(model, "conv1", None)
+        if not isinstance(first, nn.Conv2d) or not hasattr(model, "maxpool"):
+            raise ValueError(f"stem: got {stem!r} for {name!r}, want a ResNet of timm with a single first convolution")
+        conv = nn.Conv2d(in_chans, first.out_channels, 3, stride, padding=1, bias=False)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        model.conv1, model.maxpool = conv, nn.Identity()
+    # Weights come from the exported file, so a rebuilt encoder never downloads the pretrained ones.
+    kept = {key: value for key, value in kwargs.items() if not key.startswith("pretrained")}
+    setattr(model, _RECIPE, {"name": name, "in_chans": in_chans, "stem": stem, "kwargs": kept})
+    return model
+
+
+def small_resnet(in_chans: int = 3, image_size: int = 32) -> nn.Module:
+    """Make a ResNet of four blocks and 0.3 million weights, small enough to train on a CPU in minutes.
+
+    Args:
+        in_chans: channels of the images, 1 or 3.
+        image_size: height and width of the images in pixels; over 16, the first layer halves them.
+
+    Returns:
+        A module float [B, in_chans, H, W] -> features [B, 128].
+    """
+    stem = "small/2" if image_size > 16 else "small"
+    # Without zero_init_last every block takes part from the first step, in an untrained baseline too.
+    return build_encoder(
+        "resnet18",
+        in_chans=in_chans,
+        stem=stem,
+        layers=(1, 1, 1, 1),
+        channels=(16, 32, 64, 128),
+        zero_init_last=False,
+    )
+
+
+def rebuild(recipe: dict[str, Any]) -> nn.Module:
+    """Make a fresh encoder by the recipe of an encoder.json, with new random weights."""
+    return build_encoder(recipe["name"], in_chans=recipe["in_chans"], stem=recipe["stem"], **recipe["kwargs"])
+
+
+def encoder_width(encoder: object, given: int | None = None) -> int:
+    """Return the width of an encoder's features, and refuse what is not an encoder."""
+    if not isinstance(encoder, nn.Module):
+        raise TypeError(f"encoder: got {type(encoder).__name__}, want a torch.nn.Module or the name of a timm model")
+    if getattr(encoder, "num_classes", 0):
+        raise ValueError(
+            f"encoder: got a classifier of {encoder.num_classes} classes, want one that returns features: "
+            "timm.create_model(..., num_classes=0)"
+        )
+    width = given or getattr(encoder, "num_features", None)
+    if not isinstance(width, int) or width < 1:
+        raise ValueError("feature_dim: the encoder has no num_features; pass the width of its features")
+    return width
+
+
+def encode(encoder: nn.Module, x: Tensor) -> Tensor:
+    """Return an encoder's features as [B, f]: maps [B, f, h, w] are averaged over h and w."""
+    features: Tensor = encoder(x)
+    return features.mean((2, 3)) if features.ndim == 4 else features.flatten(1)
+
+
+def export_encoder(encoder: nn.Module, folder: str | os.PathLike[str], *, image_size: int, in_chans: int) -> Path:
+    """Write ``encoder.safetensors`` (the weights) and ``encoder.json`` (how to rebuild it) into a folder.
+
+    An encoder of `build_encoder` or of ``timm.create_model`` can be rebuilt by `load_encoder`; with the stem of
+    timm, ``timm.create_model(name, num_classes=0, checkpoint_path="encoder.safetensors")`` reads the weights too.
+
+    Args:
+        encoder: the encoder.
+        folder: where to; made if absent.
+        image_size: height and width of the images it was trained on, in pixels.
+        in_chans: their channels.
+
+    Returns:
+        The path of ``encoder.safetensors``.
+    """
+    safetensors = require("safetensors.torch", "export_encoder")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    mean, std = statistics(in_chans)
+    recipe: dict[str, Any] | None = getattr(encoder, _RECIPE, None)
+    made_by_timm: Any = getattr(encoder, "pretrained_cfg", None)
+    if recipe is None and isinstance(made_by_timm, dict):
+        recipe = {
+            "name": made_by_timm.get("architecture"),
+            "in_chans": in_chans,
+            "stem": "timm",
+            "kwargs": {},
+        }
+        if not _rebuilds(recipe, encoder):
+            recipe = None
+    about = {
+        "timm": recipe,
+        "feature_dim": getattr(encoder, "num_features", None),
+        "image_size": image_size,
+        "in_chans": in_chans,
+        "mean": list(mean),
+        "std": list(std),
+    }
+    weights = {key: value.detach().cpu().contiguous() for key, value in encoder.state_dict().items()}
+    path = folder / "encoder.safetensors"
+    # Through a second name, so that a reader never meets half a file.
+    safetensors.save_file(weights, f"{path}.tmp", metadata={"format": "pt"})
+    os.replace(f"{path}.tmp", path)
+    (folder / "encoder.json").write_text(json.dumps(about, indent=2) + "\n")
+    return path
+
+
+def load_encoder(folder: str | os.PathLike[str], encoder: nn.Module | None = None) -> nn.Module:
+    """Rebuild an exported encoder with its weights, in eval mode.
+
+    Args:
+        folder: the folder of a run, or the path of its ``encoder.safetensors``.
+        encoder: the module to fill; needed only for one that timm cannot make.
+
+    Returns:
+        The encoder. Its input is ``fastssl.transforms.normalize(images)``.
+
+    Raises:
+        FileNotFoundError: there is no exported encoder.
+        ValueError: the file is damaged, or does not fit the encoder.
+        MissingExtraError: timm or safetensors is not installed.
+    """
+    safetensors = require("safetensors.torch", "load_encoder")
+    path = Path(folder)
+    path = path if path.suffix == ".safetensors" else path / "encoder.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"folder: got {str(folder)!r}, which holds no encoder.safetensors; fastssl.fit writes it"
+        )
+    about = read_about(path)
+    if encoder is None:
+        recipe = about["timm"]
+        if recipe is None:
+            raise ValueError(f"encoder: {path} is not a model that timm can make; pass the module to fill")
+        encoder = rebuild(recipe)
+    try:
+        encoder.load_state_dict(safetensors.load_file(path))
+    except Exception as error:  # safetensors has an exception type of its own for damaged files
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"folder: {path} is damaged or belongs to another encoder ({reason})") from None
+    return encoder.eval()
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """Read the encoder.json beside an exported encoder."""
+    beside = path.parent / "encoder.json"
+    try:
+        about = json.loads(beside.read_text())
+        return {key: about[key] for key in ("timm", "feature_dim", "image_size", "in_chans", "mean", "std")}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(f"folder: {beside} is missing or damaged; export the encoder again") from None
+
+
+def _rebuilds(recipe: dict[str, Any], encoder: nn.Module) -> bool:
+    """Tell whether a recipe makes a model whose weights have the names and shapes of the encoder's."""
+    try:
+        with torch.device("meta"):
+            twin = rebuild(recipe)
+    except Exception:  # timm may fail in any way on a name or a device; the answer is the same
+        return False
+    shapes = {key: value.shape for key, value in twin.state_dict().items()}
+    return shapes == {key: value.shape for key, value in encoder.state_dict().items()}

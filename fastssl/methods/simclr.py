@@ -1,0 +1,90 @@
+"""SimCLR: two augmented views of each image, and a loss that tells the pairs from everything else."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .. import transforms
+from ..losses import NTXentLoss
+from ._encoder import build_encoder, encode, encoder_width
+
+
+class SimCLR(nn.Module):
+    """SimCLR: encoder, projection head and NT-Xent loss, a plain module for any training loop.
+
+    `encoder` is what training is for: it maps images to features h, and the projections z of h exist for the loss
+    alone. One training step is ``loss = method(method.augment(images))``.
+
+    Args:
+        encoder: a module [B, C, H, W] -> features [B, f] or [B, f, h, w] (averaged over h, w), such as
+            ``timm.create_model("resnet18", num_classes=0)``; or the name of a timm model, for RGB images.
+        temperature: tau > 0 of the loss, a number or a 0-d tensor.
+        projection_dim: width of the projections z.
+        hidden_dim: width of the head's hidden layer; by default the width of the features.
+        transform: uint8 images [B, C, H, W] -> list of two float views. By default `fastssl.transforms.SimCLR` for
+            images over 64 pixels, `SimCLRSmall` up to 64, `SimCLRDigits` for grey ones up to 16.
+        image_size: height and width of the views of the default transform; by default those of the images.
+        feature_dim: f, where the encoder has no attribute `num_features` to tell.
+
+    Raises:
+        TypeError, ValueError: an argument is of another type or out of range, or the encoder is a classifier.
+        MissingExtraError: `encoder` is a name and timm is not installed.
+
+    Source: Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations".
+
+    >>> method = fastssl.methods.SimCLR(timm.create_model("resnet18", num_classes=0), temperature=0.5)
+    >>> loss = method(method.augment(images))  # images uint8 [B, 3, H, W]
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module | str,
+        temperature: float | Tensor = 0.5,
+        projection_dim: int = 128,
+        hidden_dim: int | None = None,
+        transform: transforms.Transform | None = None,
+        image_size: int | None = None,
+        feature_dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("projection_dim", projection_dim), ("hidden_dim", hidden_dim)):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name}: got {value!r}, want an int >= 1")
+        self.encoder = build_encoder(encoder) if isinstance(encoder, str) else encoder
+        width = encoder_width(self.encoder, feature_dim)
+        hidden_dim = hidden_dim or width
+        # Chen et al.: a hidden layer with batch norm; the last layer has neither bias nor activation after it.
+        self.projector = nn.Sequential(
+            nn.Linear(width, hidden_dim, bias=False),
+            nn.BatchNorm1d(hidden_dim),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden_dim, projection_dim, bias=False),
+        )
+        self.criterion: nn.Module = NTXentLoss(temperature)
+        self.transform = transform
+        self.image_size = image_size
+
+    def augment(self, images: Tensor) -> list[Tensor]:
+        """Return two views, float32 [B, C, size, size], of uint8 images [B, C, H, W], on their device."""
+        if self.transform is not None:
+            return self.transform(images)
+        return transforms.default_simclr(images.shape[1], self.image_size or images.shape[-1])(images)
+
+    def project(self, view: Tensor) -> Tensor:
+        """Return the projections z [B, projection_dim] of one view [B, C, H, W]."""
+        projection: Tensor = self.projector(encode(self.encoder, view))
+        return projection
+
+    def forward(self, views: list[Tensor]) -> Tensor:
+        """Return the loss, a 0-d float32 tensor, of two views of at least two images each.
+
+        Raises:
+            ValueError: there are not two views, or fewer than two images: no negatives to tell apart.
+        """
+        if len(views) != 2:
+            raise ValueError(f"views: got {len(views)}, want 2")
+        if views[0].shape[0] < 2:
+            raise ValueError(f"views: got {views[0].shape[0]} image, want at least 2: one image has no negatives")
+        # The two views pass the network one after the other, so each has batch statistics of its own.
+        loss: Tensor = self.criterion(self.project(views[0]), self.project(views[1]))
+        return loss

@@ -1,0 +1,124 @@
+"""Device functions shared by the tiled contrastive kernels: loads, products, masks and stable scalar functions."""
+
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+EPS = tl.constexpr(1e-12)  # of torch.nn.functional.normalize
+MAX_PLAIN_INV_TAU = tl.constexpr(64.0)  # up to here exp(s / tau) needs no offset: 2^93 times m rows < 2^127
+
+
+@triton.jit
+def inverse_temperature(tau):
+    """1 / tau from a scalar argument or a pointer; NaN unless tau > 0, so that a bad tau cannot give a plausible loss."""
+    if tau.dtype.is_ptr():
+        value = tl.load(tau).to(tl.float32)
+    else:
+        value = tau.to(tl.float32)
+    return tl.where(value > 0, 1.0 / value, float("nan"))
+
+
+@triton.jit
+def dot(a, b, acc, PRECISION: tl.constexpr):
+    if PRECISION == "bf16":
+        return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), acc)
+    else:
+        return tl.dot(a, b, acc, input_precision=PRECISION)
+
+
+@triton.jit
+def load_chunk(zn, row0, m, chunk, ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr):
+    """zn[row0 : row0 + ROWS, chunk * BLOCK_D : (chunk + 1) * BLOCK_D], zero outside.  # [ROWS, BLOCK_D]"""
+    r = tl.arange(0, ROWS)
+    c = chunk * BLOCK_D + tl.arange(0, BLOCK_D)
+    # One 64-bit product per tile; offsets inside a tile fit 32 bits.
+    ptrs = zn + tl.cast(row0, tl.int64) * WIDTH + (r[:, None] * WIDTH + c[None, :])
+    if WIDTH % BLOCK_D == 0:
+        mask = (row0 + r < m)[:, None]
+    else:
+        mask = (row0 + r < m)[:, None] & (c < WIDTH)[None, :]
+    return tl.load(ptrs, mask=mask, other=0.0)
+
+
+@triton.jit
+def load_rows(zn, row0, m, ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr):
+    """All chunks of a block of rows, as a tuple."""
+    chunks = (load_chunk(zn, row0, m, 0, ROWS, WIDTH, BLOCK_D),)
+    for k in tl.static_range(1, (WIDTH + BLOCK_D - 1) // BLOCK_D):
+        chunks = chunks + (load_chunk(zn, row0, m, k, ROWS, WIDTH, BLOCK_D),)
+    return chunks
+
+
+@triton.jit
+def scores(zi, zj, CHUNKS: tl.constexpr, PRECISION: tl.constexpr):
+    """<zn_i, zn_j> for a tile, summed over the chunks of the width.  # [BLOCK_M, BLOCK_N]"""
+    s = tl.zeros((zi[0].shape[0], zj[0].shape[0]), dtype=tl.float32)
+    for k in tl.static_range(CHUNKS):
+        s = dot(zi[k], tl.trans(zj[k]), s, PRECISION)
+    return s
+
+
+@triton.jit
+def scores_streamed(zn, row0, col0, m, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """The same with both sides read chunk by chunk, for widths whose rows do not fit in shared memory."""
+    s = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for k in range(0, (WIDTH + BLOCK_D - 1) // BLOCK_D):
+        zi = load_chunk(zn, row0, m, k, BLOCK_M, WIDTH, BLOCK_D)
+        zj = load_chunk(zn, col0, m, k, BLOCK_N, WIDTH, BLOCK_D)
+        s = dot(zi, tl.trans(zj), s, PRECISION)
+    return s
+
+
+@triton.jit
+def needs_mask(row0, col0, n, m, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Whether a tile holds a diagonal element, a positive (|i - j| == n) or padding. Few tiles do; the rest skip the mask."""
+    low = row0 - col0 - BLOCK_N  # i - j takes every value strictly between low and high
+    high = row0 - col0 + BLOCK_M
+    special = ((low < 0) & (0 < high)) | ((low < n) & (n < high)) | ((low < -n) & (-n < high))
+    return special | (row0 + BLOCK_M > m) | (col0 + BLOCK_N > m)
+
+
+@triton.jit
+def mask_scores(x, rows, cols, n, m):
+    """-inf where j is i, p(i) or padding, or i is padding."""
+    gap = rows[:, None] - cols[None, :]
+    keep = (gap != 0) & (gap != n) & (gap != -n) & (rows < m)[:, None] & (cols < m)[None, :]
+    return tl.where(keep, x, float("-inf"))
+
+
+@triton.jit
+def accumulate(w, zj, acc, CHUNKS: tl.constexpr, PRECISION: tl.constexpr):
+    """acc + w @ zj, chunk by chunk of the width."""
+    out = (dot(w, zj[0], acc[0], PRECISION),)
+    for k in tl.static_range(1, CHUNKS):
+        out = out + (dot(w, zj[k], acc[k], PRECISION),)
+    return out
+
+
+@triton.jit
+def normalize(x):
+    """x / max(|x|, 1e-12) and the factor, for rows of any magnitude.  # [BLOCK_M, BLOCK_D], [BLOCK_M]"""
+    # Only large rows can overflow: below 2^50 the squares fit, and what underflows is far below 1e-12.
+    # A power of two costs no rounding. NaN and inf reach the output whatever tl.max makes of them.
+    scale = tl.where(tl.max(tl.abs(x), axis=1) > 1.125899906842624e15, 1.262177448353619e-29, 1.0)  # 2^50, 2^-96
+    x = x * scale[:, None]
+    norm = tl.sqrt_rn(tl.sum(x * x, axis=1))
+    inv = tl.where(norm <= EPS, 1.0 / EPS, tl.div_rn(tl.full(norm.shape, 1.0, tl.float32), norm))
+    return x * inv[:, None], inv * scale
+
+
+@triton.jit
+def log1p(t):
+    """log(1 + t) for t in [0, 1]: the rounding of 1 + t cancels in t / ((1 + t) - 1)."""
+    w = 1.0 + t
+    return tl.where(w == 1.0, t, tl.log(w) * (t / (w - 1.0)))
+
+
+@triton.jit
+def one_minus_exp_minus(x):
+    """1 - exp(-x) for x >= 0: the rounding of e = exp(-x) cancels in (1 - e) / log(e)."""
+    e = tl.exp(-x)
+    return tl.where(x > 1.0, 1.0 - e, tl.where(e == 1.0, x, (e - 1.0) * x / tl.log(e)))
+
+
