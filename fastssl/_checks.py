@@ -51,8 +51,10 @@ def positive_scalar(name: str, value: object, device: torch.device) -> torch.Ten
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name}: got {type(value).__name__}, want a number or a 0-d float tensor")
     _require_positive(name, value)
-    host = not torch.compiler.is_compiling()
-    return torch.full((), value, dtype=torch.float64, device="cpu" if host else device)
+    if not torch.compiler.is_compiling():
+        return torch.tensor(value, dtype=torch.float64)
+    # torch.full and torch.tensor would make the value a constant of the graph, and recompile at the next one.
+    return torch.ones((), dtype=torch.float64, device=device) * value
 
 
 def _require_positive(name: str, value: float) -> None:

@@ -26,6 +26,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
@@ -89,10 +90,11 @@ def _seed(purpose: int, *key: int) -> int:
 
 
 class _Module(pl.LightningModule):
-    def __init__(self, run: Run, stop: threading.Event, bar: tqdm[Any]) -> None:
+    def __init__(self, run: Run, stop: threading.Event, bar: tqdm[Any], lines: bool) -> None:
         super().__init__()
-        self.method = run.method
-        self.run, self.stop, self.bar = run, stop, bar
+        # The views are channels_last, which convolutions are faster in; the weights follow.
+        self.method = run.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.run, self.stop, self.bar, self.lines = run, stop, bar, lines
         self.saved_at = time.monotonic()
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
@@ -166,8 +168,13 @@ class _Module(pl.LightningModule):
         told = {key: row[key] for key in ("loss", "learning_rate", "knn") if row[key] is not None}
         if self.logger is not None:
             self.logger.log_metrics(told, step)
+        numbers = {key: f"{value:.4g}" for key, value in told.items() if key != "learning_rate"}
         self.bar.set_description(f"epoch {min(s.epochs, int(epoch) + 1)}/{s.epochs}", refresh=False)
-        self.bar.set_postfix({key: f"{value:.4g}" for key, value in told.items() if key != "learning_rate"})
+        self.bar.set_postfix(numbers, refresh=False)
+        if self.lines and step and step % s.steps_per_epoch == 0:
+            print(
+                f"epoch {step // s.steps_per_epoch}/{s.epochs}", *(f"{k} {v}" for k, v in numbers.items()), flush=True
+            )
 
     def _save(self) -> None:
         write_csv(self.run)
@@ -192,27 +199,36 @@ def make_optimizer(name: str, groups: list[dict[str, Any]], lr: float) -> torch.
     return optimizer
 
 
-def read_checkpoint(path: Path, settings: Settings) -> dict[str, Any]:
+def read_checkpoint(run: Run) -> dict[str, Any]:
     """Read what this module keeps in a checkpoint, and check that it belongs to the run.
 
     Raises:
-        RuntimeError: the file is damaged, or the run had other settings.
+        RuntimeError: the file is damaged, or it is of other settings or another model.
     """
+    path = run.checkpoint
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)["fastssl"]
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = checkpoint["fastssl"]
         before = state["settings"]
+        shapes = {key: value.shape for key, value in checkpoint["state_dict"].items()}
     except Exception as error:  # a damaged file fails in any of a dozen ways
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise RuntimeError(
             f"out: the checkpoint {path} is damaged ({reason}); delete it or pass overwrite=True to start again"
         ) from None
-    changed = [
-        f"{key} {before.get(key)!r} -> {now!r}" for key, now in asdict(settings).items() if before.get(key) != now
-    ]
+    now = asdict(run.settings)
+    changed = [f"{key} {before.get(key)!r} -> {value!r}" for key, value in now.items() if before.get(key) != value]
     if changed:
         raise RuntimeError(
-            f"out: the run in {path.parent} had other settings ({', '.join(changed)}); resume it with the same ones, "
-            "or choose another folder"
+            f"out: the run in {run.out} had other settings ({', '.join(changed)}); resume it with the same ones, or "
+            "choose another folder"
+        )
+    mine = {f"method.{key}": value.shape for key, value in run.method.state_dict().items()}
+    differ = sorted(key for key in mine.keys() | shapes.keys() if mine.get(key) != shapes.get(key))
+    if differ:
+        raise RuntimeError(
+            f"method: {type(run.method).__name__} does not fit the checkpoint {path}: {len(differ)} tensors such as "
+            f"{differ[0].removeprefix('method.')} differ; resume with the same model, or choose another folder"
         )
     return state
 
@@ -223,9 +239,31 @@ def train(run: Run, state: dict[str, Any] | None, *, accelerator: str, devices: 
         run.history[:] = state["history"]
         run.losses[:] = [torch.tensor(loss) for loss in state["losses"]]
     stop = threading.Event()
-    bar = tqdm(total=run.settings.steps, unit="step", disable=not progress, dynamic_ncols=True)
-    with _quiet(), _signals(stop), contextlib.closing(bar):
-        trainer = pl.Trainer(
+    # disable=None draws the bar on a terminal alone; a log file gets a line an epoch instead.
+    bar = tqdm(total=run.settings.steps, unit="step", disable=None if progress else True, dynamic_ncols=True)
+    # fork_rng: the seeds of the steps stay inside, and the caller's generator goes on where it was.
+    with _quiet(), _signals(stop), contextlib.closing(bar), torch.random.fork_rng(devices=[]):
+        trainer = _trainer(run, accelerator, devices)
+        if trainer.world_size > 1:
+            raise RuntimeError(
+                f"fit: got {trainer.world_size} processes, want 1: the negatives of other processes are not in the "
+                "loss yet, and a run without them would train something else"
+            )
+        module = _Module(run, stop, bar, lines=progress and bar.disable)
+        try:
+            trainer.fit(module, ckpt_path=None if state is None else run.checkpoint)
+        except _Stopped:
+            step = trainer.global_step
+            raise KeyboardInterrupt(
+                f"stopped at step {step} of {run.settings.steps}; {run.checkpoint} is written, and the same call with "
+                "resume=True continues"
+            ) from None
+    write_csv(run)
+
+
+def _trainer(run: Run, accelerator: str, devices: int) -> pl.Trainer:
+    try:
+        return pl.Trainer(
             accelerator=accelerator,
             devices=devices,
             precision=run.settings.precision,  # type: ignore[arg-type]
@@ -236,21 +274,10 @@ def train(run: Run, state: dict[str, Any] | None, *, accelerator: str, devices: 
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-        if trainer.world_size > 1:
-            raise RuntimeError(
-                f"fit: got {trainer.world_size} processes, want 1: the negatives of other processes are not in the "
-                "loss yet, and a run without them would train something else"
-            )
-        module = _Module(run, stop, bar)
-        try:
-            trainer.fit(module, ckpt_path=None if state is None else run.checkpoint)
-        except _Stopped:
-            step = trainer.global_step
-            raise KeyboardInterrupt(
-                f"stopped at step {step} of {run.settings.steps}; {run.checkpoint} is written, and the same call with "
-                "resume=True continues"
-            ) from None
-    write_csv(run)
+    except (ValueError, MisconfigurationException) as error:
+        # The other arguments are fixed or checked, so what Lightning refuses is the accelerator.
+        reason = str(error).split(". ")[0].splitlines()[0]
+        raise ValueError(f"accelerator: got {accelerator!r}, which Lightning refuses: {reason}") from None
 
 
 @contextlib.contextmanager

@@ -28,15 +28,15 @@ def draw(labels: Tensor, size: int, rng: torch.Generator) -> Tensor:
     picture = first + (second - first) * ramp
     angle, frequency = uniform(0, math.pi, 1, 1), uniform(3, 12, 1, 1)
     stripes = ((x * angle.cos() + y * angle.sin()) * frequency + uniform(0, 6.3, 1, 1)).sin()[:, None]
-    picture = picture + uniform(0, 0.12, 1, 1, 1) * stripes
+    picture = picture + uniform(0, 0.05, 1, 1, 1) * stripes
     for _ in range(3):
         cx, cy, r = uniform(-1, 1, 1, 1), uniform(-1, 1, 1, 1), uniform(0.1, 0.4, 1, 1)
         blob = (-((x - cx) ** 2 + (y - cy) ** 2) / r**2).exp()[:, None]
-        picture = picture + 0.6 * blob * (uniform(0, 1, 3, 1, 1) - picture)
+        picture = picture + 0.25 * blob * (uniform(0, 1, 3, 1, 1) - picture)
 
     # The object, in its own rotated and scaled coordinates u, v, where it fills about the unit disc.
-    scale = uniform(0.38, 0.68, 1, 1)
-    cx, cy, angle = uniform(-0.3, 0.3, 1, 1), uniform(-0.3, 0.3, 1, 1), uniform(0, 2 * math.pi, 1, 1)
+    scale = uniform(0.5, 0.75, 1, 1)
+    cx, cy, angle = uniform(-0.3, 0.3, 1, 1), uniform(-0.3, 0.3, 1, 1), uniform(-0.4, 0.4, 1, 1)
     u = ((x - cx) * angle.cos() + (y - cy) * angle.sin()) / scale
     v = ((y - cy) * angle.cos() - (x - cx) * angle.sin()) / scale
     distance = torch.empty_like(u)

@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
 
     p = commands.add_parser("pretrain", help="train an encoder without labels", **settings)
     p.add_argument("method", choices=["simclr"], help="the method")
-    p.add_argument("--data", required=True, help="digits, shapes, or a folder of images (sub-folders are classes)")
+    p.add_argument(
+        "--data", required=True, help="digits, shapes, or a folder of images (sub-folders are classes)", **_NO_DEFAULT
+    )
     p.add_argument(
         "--encoder",
         help="name of a timm model, or small: a ResNet of four blocks (default: small up to 64 pixels, else resnet18)",
@@ -173,7 +175,7 @@ def evaluate(args: argparse.Namespace) -> None:
     if not train.labelled:
         raise ValueError(f"data: {source!r} has no labels, want one sub-folder a class")
     torch.manual_seed(args.seed)
-    rows = {"trained encoder": encoder, "untrained encoder": methods.rebuild(about["timm"])}
+    rows: dict[str, Any] = {"trained encoder": encoder, "untrained encoder": methods.rebuild(about["timm"])}
     table: dict[str, dict[str, float]] = {}
     few = f"linear, {args.labels_per_class} labels a class"
     print(f"{train.name}: {len(train)} training and {len(test)} test images, accuracy in %")

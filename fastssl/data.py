@@ -116,15 +116,15 @@ class TensorImages(Images):
     ) -> None:
         if not isinstance(images, Tensor) or images.dtype != torch.uint8:
             got = images.dtype if isinstance(images, Tensor) else type(images).__name__
-            raise TypeError(f"images must be a uint8 tensor [n, C, H, H], got {got}")
+            raise TypeError(f"images: got {got}, want a uint8 tensor [n, C, H, H]")
         if images.ndim != 4 or images.shape[1] not in (1, 3) or images.shape[2] != images.shape[3]:
-            raise ValueError(f"images must be [n, C, H, H] with C 1 or 3, got {list(images.shape)}")
+            raise ValueError(f"images: got shape {list(images.shape)}, want [n, C, H, H] with C 1 or 3")
         if len(images) == 0:
-            raise ValueError("images must hold at least one image, got 0")
+            raise ValueError("images: got 0 images, want at least 1")
         if labels is None:
             labels, classes = torch.full((len(images),), -1), ()
         if labels.dtype != torch.int64 or labels.shape != (len(images),):
-            raise ValueError(f"labels must be int64 [{len(images)}], got {labels.dtype} {list(labels.shape)}")
+            raise ValueError(f"labels: got {labels.dtype} {list(labels.shape)}, want int64 [{len(images)}]")
         if classes is None:
             classes = [str(i) for i in range(int(labels.max()) + 1)]
         self.images = images
@@ -207,11 +207,11 @@ def load(source: str | os.PathLike[str] | Images, *, split: str = "train", image
     if isinstance(source, Images):
         return source
     if not isinstance(source, (str, os.PathLike)):
-        raise TypeError(f"data must be 'digits', 'shapes', a folder or a data set, got {type(source).__name__}")
+        raise TypeError(f"data: got {type(source).__name__}, want 'digits', 'shapes', a folder or a data set")
     if split not in SPLITS:
-        raise ValueError(f"split must be 'train', 'test' or 'all', got {split!r}")
+        raise ValueError(f"split: got {split!r}, want 'train', 'test' or 'all'")
     if image_size is not None and (not isinstance(image_size, int) or image_size < 1):
-        raise ValueError(f"image_size must be a positive int (pixels), got {image_size!r}")
+        raise ValueError(f"image_size: got {image_size!r}, want an int >= 1 (pixels)")
     images = _load(source, split, image_size)
     images.source = source if source in ("digits", "shapes") else str(Path(source).resolve())
     return images
@@ -295,9 +295,9 @@ def shapes(n: int = 5000, *, seed: int = 0, image_size: int = 32) -> TensorImage
         Images uint8 ``[n, 3, image_size, image_size]`` with labels int64 ``[n]``.
     """
     if not isinstance(n, int) or n < 1:
-        raise ValueError(f"n must be a positive int (images), got {n!r}")
+        raise ValueError(f"n: got {n!r}, want an int >= 1 (images)")
     if not isinstance(image_size, int) or image_size < 8:
-        raise ValueError(f"image_size must be an int of at least 8 (pixels), got {image_size!r}")
+        raise ValueError(f"image_size: got {image_size!r}, want an int >= 8 (pixels)")
     rng = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % len(SHAPE_NAMES)
     labels = labels[torch.randperm(n, generator=rng)]
@@ -311,7 +311,7 @@ def _folder(root: Path, split: str, image_size: int) -> Images:
     if not root.exists():
         raise FileNotFoundError(f"data: no folder {str(root)!r}, and the named data sets are 'digits' and 'shapes'")
     if not root.is_dir():
-        raise NotADirectoryError(f"data must be a folder of images, got the file {str(root)!r}")
+        raise NotADirectoryError(f"data: got the file {str(root)!r}, want a folder of images")
     name = root.resolve().name
     parts = {"train": ("train",), "test": ("test", "val", "valid", "validation")}
     found = {key: next((root / n for n in names if (root / n).is_dir()), None) for key, names in parts.items()}
@@ -321,11 +321,13 @@ def _folder(root: Path, split: str, image_size: int) -> Images:
     if not files:
         raise ValueError(f"data: no image files under {str(root)!r} (looked for {', '.join(sorted(EXTENSIONS))})")
     if not classes and split == "test" and not given:
-        raise ValueError(f"split 'test' of {str(root)!r} does not exist: a flat folder of images has no labels")
+        raise ValueError(f"split: got 'test' for {str(root)!r}, a flat folder, whose images have no labels")
     if classes and not given:
         keep = _split(labels, split)
         if len(keep) == 0:
-            raise ValueError(f"split {split!r} of {str(root)!r} is empty: a class needs 5 images to be split")
+            raise ValueError(
+                f"split: got {split!r}, which is empty for {str(root)!r}: a class needs 5 images to be split"
+            )
         files, labels = [files[i] for i in keep.tolist()], labels[keep]
 
     pixels = len(files) * 3 * image_size**2

@@ -166,7 +166,7 @@ def fit(
             f"out: {str(out)!r} already holds a run; resume it (resume=True), replace it (overwrite=True) or choose "
             "another folder"
         )
-    state = _loop.read_checkpoint(run.checkpoint, settings) if run.checkpoint.exists() else None
+    state = _loop.read_checkpoint(run) if run.checkpoint.exists() else None
     out.mkdir(parents=True, exist_ok=True)
     about = {
         "method": method_name,

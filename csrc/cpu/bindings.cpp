@@ -29,7 +29,8 @@ const NTXentKernels& kernels() {
   return ntxent_kernels(capability.c_str());
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> ntxent_fwd(const Tensor& z0, const Tensor& z1, const Tensor& temperature) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> ntxent_fwd(const Tensor& z0, const Tensor& z1,
+                                                              const Tensor& temperature) {
   const Tensor a = z0.to(at::kFloat).contiguous(), b = z1.to(at::kFloat).contiguous();
   const int64_t n = a.size(0), d = a.size(1);
   const auto options = a.options();
@@ -37,8 +38,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> ntxent_fwd(const Tensor& z0, 
   Tensor lse = at::empty({2 * n}, options.dtype(at::kDouble)), nll = at::empty({2 * n}, options);
   Tensor workspace = at::empty({kernels().forward_workspace(n, d)}, options);
   kernels().forward({a.const_data_ptr<float>(), b.const_data_ptr<float>(), n, d, temperature.item<double>(), threads(),
-                     workspace.mutable_data_ptr<float>(), zn.mutable_data_ptr<float>(), inv_norm.mutable_data_ptr<float>(),
-                     lse.mutable_data_ptr<double>(), nll.mutable_data_ptr<float>(), loss.mutable_data_ptr<float>()});
+                     workspace.mutable_data_ptr<float>(), zn.mutable_data_ptr<float>(),
+                     inv_norm.mutable_data_ptr<float>(), lse.mutable_data_ptr<double>(), nll.mutable_data_ptr<float>(),
+                     loss.mutable_data_ptr<float>()});
   return {loss, zn, inv_norm, lse, nll};
 }
 

@@ -17,7 +17,8 @@ _JITTER = (_batched.brightness, _batched.contrast, _batched.saturation, _batched
 class SimCLR:
     """The augmentation of SimCLR: crop, flip, colour jitter, grey, blur, normalise.
 
-    Called with uint8 images [B, C, H, W] on any device, returns `views` float32 tensors [B, C, size, size] there.
+    Called with uint8 images [B, C, H, W] on any device, returns `views` float32 tensors [B, C, size, size] there,
+    in channels_last memory, which convolutions are faster in.
     Every sample has parameters of its own, the order of the colour steps included. Reference: torchvision's v2
     transforms on float tensors. The draws come from `generator`, a CPU generator, or from the default one, so
     `torch.manual_seed` governs them on every device. Grey images (C 1) are never tinted.
@@ -103,7 +104,7 @@ class SimCLR:
             # SimCLR's kernel is a tenth of the image; an image must be wider than the reflection.
             radius = max(1, min(round(self.size / 20), self.size - 1))
             x[at] = _batched.blur(x[at], sigma, radius)
-        return standardize(x)
+        return standardize(x).contiguous(memory_format=torch.channels_last)
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={value}" for name, value in vars(self).items())

@@ -1,12 +1,12 @@
 """Launch configurations: op x architecture x bytes an element x width. The only place where blocks and warps are chosen.
 
-Every entry is compiled by the tests for its architecture: no spills, shared memory and tensor memory under the chip's limit.
+The tests compile every entry for its architecture: no spills, shared and tensor memory under the chip's limit.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -22,55 +22,168 @@ class Config:
     block_d: int | None = None  # chunk of the width: tiles are [rows, block_d]
     num_warps: int = 4
     num_stages: int = 1
+    resident: bool | None = None  # keep the row block in shared memory
+    mask_all: bool | None = None  # mask every tile rather than branch
 
     def kwargs(self) -> dict[str, int]:
-        blocks = {"BLOCK_M": self.block_m, "BLOCK_N": self.block_n, "BLOCK_D": self.block_d}
-        options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
-        return {name: value for name, value in (blocks | options).items() if value is not None}
+        """The keyword arguments of a kernel."""
+        named = {
+            "BLOCK_M": self.block_m,
+            "BLOCK_N": self.block_n,
+            "BLOCK_D": self.block_d,
+            "RESIDENT": self.resident,
+            "MASK_ALL": self.mask_all,
+            "num_warps": self.num_warps,
+            "num_stages": self.num_stages,
+        }
+        return {name: value for name, value in named.items() if value is not None}
 
 
-WIDTH_CLASSES = (16, 32, 64, 128, 256, 512, 1024)
-ARCHITECTURES = (80, 90, 100)  # compute capability; others take FALLBACK, which fits 99 KiB of shared memory
-FALLBACK = 0
+def _fwd(block_m: int, block_n: int, block_d: int, num_warps: int, num_stages: int, resident: bool = True) -> Config:
+    return Config(block_m, block_n, block_d, num_warps, num_stages, resident=resident)
 
-# (op, architecture, bytes an element) -> width class -> configurations, the largest block_m first
+
+def _bwd(block_m: int, block_n: int, block_d: int, num_warps: int, num_stages: int, mask_all: bool = False) -> Config:
+    return Config(block_m, block_n, block_d, num_warps, num_stages, mask_all=mask_all)
+
+
+FALLBACK = 0  # any other architecture: mma.sync tiles that fit 99 KiB of shared memory
+ARCHITECTURES = {(8, 0): 80, (9, 0): 90, (10, 0): 100, (10, 3): 100}
+
+# op -> architecture -> bytes an element -> largest width -> configurations, the largest row block first.
+# Rows decide how often the column blocks are read again: 128 where registers and shared memory allow it.
 TABLE = {
-    ("ntxent_fwd", FALLBACK, 4): {1024: (Config(64, 64, 64, 4, 2),)},
-    ("ntxent_bwd", FALLBACK, 4): {1024: (Config(64, 32, 64, 4, 2),)},
+    "ntxent_fwd": {
+        FALLBACK: {
+            2: {64: (_fwd(64, 64, 64, 4, 2),), 1024: (_fwd(64, 64, 64, 4, 3, resident=False),)},
+            4: {1024: (_fwd(64, 32, 32, 4, 2, resident=False),)},
+        },
+        80: {
+            2: {
+                128: (_fwd(128, 64, 128, 8, 3),),
+                256: (_fwd(128, 64, 256, 8, 3),),
+                1024: (_fwd(128, 128, 32, 8, 4, resident=False),),
+            },
+            4: {
+                32: (_fwd(128, 64, 32, 8, 3),),
+                64: (_fwd(128, 32, 64, 8, 3),),
+                128: (_fwd(128, 32, 64, 8, 3),),
+                1024: (_fwd(128, 64, 32, 8, 4, resident=False),),
+            },
+        },
+        90: {
+            2: {
+                128: (_fwd(128, 64, 128, 8, 3),),
+                256: (_fwd(128, 128, 256, 8, 2),),
+                512: (_fwd(128, 32, 512, 8, 3),),
+                1024: (_fwd(128, 128, 64, 8, 3, resident=False),),
+            },
+            4: {
+                64: (_fwd(128, 64, 64, 8, 2),),
+                128: (_fwd(128, 64, 64, 8, 3),),
+                1024: (_fwd(128, 128, 32, 8, 4, resident=False),),
+            },
+        },
+        100: {
+            2: {
+                128: (_fwd(128, 128, 128, 8, 2),),
+                256: (_fwd(128, 128, 256, 8, 2),),
+                512: (_fwd(128, 32, 512, 4, 3),),
+                1024: (_fwd(128, 128, 64, 8, 3, resident=False),),
+            },
+            4: {
+                64: (_fwd(128, 64, 64, 8, 3),),
+                1024: (_fwd(128, 128, 32, 8, 4, resident=False),),
+            },
+        },
+    },
+    "ntxent_bwd": {
+        FALLBACK: {
+            2: {
+                128: (_bwd(64, 32, 128, 4, 2),),
+                256: (_bwd(32, 32, 256, 4, 2),),
+                512: (_bwd(32, 16, 512, 4, 2),),
+                1024: (_bwd(16, 16, 1024, 4, 2),),
+            },
+            4: {
+                64: (_bwd(64, 32, 64, 4, 2),),
+                1024: (_bwd(16, 16, 64, 4, 2),),
+            },
+        },
+        80: {
+            2: {
+                64: (_bwd(128, 64, 64, 8, 3), _bwd(64, 64, 64, 4, 2)),
+                128: (_bwd(128, 64, 128, 8, 2), _bwd(64, 64, 128, 4, 2)),
+                256: (_bwd(128, 64, 256, 8, 2), _bwd(64, 64, 256, 4, 2)),
+                512: (_bwd(64, 32, 512, 8, 2),),
+                1024: (_bwd(16, 32, 1024, 8, 2),),
+            },
+            4: {1024: (_bwd(16, 16, 64, 4, 2),)},
+        },
+        90: {
+            2: {
+                64: (_bwd(128, 64, 64, 8, 2), _bwd(64, 64, 64, 4, 2)),
+                128: (_bwd(128, 64, 128, 8, 2), _bwd(64, 64, 128, 4, 2)),
+                256: (_bwd(128, 64, 256, 8, 2), _bwd(64, 64, 128, 4, 2)),
+                512: (_bwd(64, 64, 512, 8, 2, mask_all=True), _bwd(32, 64, 128, 8, 2)),
+                1024: (_bwd(32, 32, 256, 8, 2),),
+            },
+            4: {
+                64: (_bwd(128, 64, 64, 8, 2),),
+                128: (_bwd(128, 32, 64, 8, 2),),
+                1024: (_bwd(16, 16, 64, 4, 2),),
+            },
+        },
+        100: {
+            2: {
+                64: (_bwd(128, 128, 64, 8, 2), _bwd(64, 64, 64, 4, 2)),
+                128: (_bwd(128, 64, 128, 8, 3), _bwd(64, 64, 128, 4, 3)),
+                256: (_bwd(128, 64, 256, 8, 2), _bwd(64, 64, 256, 4, 2)),
+                512: (_bwd(64, 32, 512, 8, 2),),
+                1024: (_bwd(32, 32, 256, 8, 2),),
+            },
+            4: {1024: (_bwd(16, 16, 64, 4, 2),)},
+        },
+    },
 }
 
 REDUCTION = Config(block_m=4096, num_warps=16)  # one program over a [m] array
 
 
+def padded(width: int) -> int:
+    """The power of two that holds a row; 16 is the least that tl.dot takes."""
+    return max(16, 1 << (width - 1).bit_length())
+
+
 def rows(width: int) -> Config:
-    """Row-wise kernels: whole rows, so that a program holds about 2048 elements of each view."""
-    block_d = max(16, 1 << (width - 1).bit_length())
-    return Config(block_m=max(1, 2048 // block_d), block_d=block_d, num_warps=4)
+    """Row-wise kernels: whole rows, about 2048 elements of each view a program."""
+    return Config(block_m=max(1, 2048 // padded(width)), block_d=padded(width), num_warps=4)
 
 
 def epilogue(config: Config, width: int) -> dict[str, int]:
     """Row tiles of the backward's epilogue: 16 elements a thread."""
-    block = max(16, 1 << (width - 1).bit_length())
+    block = padded(width)
     return {"BLOCK_WIDTH": block, "EPILOGUE_M": max(1, min(config.block_m, 16 * 32 * config.num_warps // block))}
 
 
+def configs(op: str, arch: int, element_size: int, width: int) -> tuple[Config, ...]:
+    """All configurations of an op that may be launched for a width."""
+    classes = TABLE[op][arch][element_size]
+    found = classes[min(limit for limit in classes if limit >= width)]
+    return tuple(replace(c, block_d=min(c.block_d, padded(width))) for c in found)
+
+
 def architecture(device: torch.device) -> int:
+    """The table's key for a device."""
     if device.type != "cuda":
         return FALLBACK
-    major, minor = torch.cuda.get_device_capability(device)
-    return {(8, 0): 80, (9, 0): 90, (10, 0): 100, (10, 3): 100}.get((major, minor), FALLBACK)
+    return ARCHITECTURES.get(torch.cuda.get_device_capability(device), FALLBACK)
 
 
 @functools.cache
 def processors(device: torch.device) -> int:
     """Streaming multiprocessors; 1 on the CPU, where the interpreter runs."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-
-
-def configs(op: str, arch: int, element_size: int, width: int) -> tuple[Config, ...]:
-    """All configurations of an op that may be launched for a width."""
-    classes = TABLE[op, arch, element_size]
-    return classes[min(w for w in classes if w >= width)]
 
 
 def pick(op: str, device: torch.device, element_size: int, m: int, width: int) -> Config:
