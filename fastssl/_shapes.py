@@ -35,8 +35,9 @@ def draw(labels: Tensor, size: int, rng: torch.Generator) -> Tensor:
         picture = picture + 0.25 * blob * (uniform(0, 1, 3, 1, 1) - picture)
 
     # The object, in its own rotated and scaled coordinates u, v, where it fills about the unit disc.
-    scale = uniform(0.5, 0.75, 1, 1)
-    cx, cy, angle = uniform(-0.3, 0.3, 1, 1), uniform(-0.3, 0.3, 1, 1), uniform(-0.4, 0.4, 1, 1)
+    scale = uniform(0.44, 0.68, 1, 1)
+    cx, cy = ((1.05 - scale) * uniform(-1, 1, 1, 1) for _ in range(2))  # anywhere that keeps it in the picture
+    angle = uniform(-0.5, 0.5, 1, 1)
     u = ((x - cx) * angle.cos() + (y - cy) * angle.sin()) / scale
     v = ((y - cy) * angle.cos() - (x - cx) * angle.sin()) / scale
     distance = torch.empty_like(u)

@@ -339,7 +339,7 @@ def _folder(root: Path, split: str, image_size: int) -> Images:
     if bad:
         names = ", ".join(str(file) for file in bad[:5]) + (", ..." if len(bad) > 5 else "")
         warnings.warn(
-            f"data: skipped {len(bad)} of {len(files)} files that are not readable images: {names}", stacklevel=3
+            f"data: skipped {len(bad)} of {len(files)} files that are not readable images: {names}", stacklevel=4
         )
     good = [i for i, image in enumerate(images) if image is not None]
     if not good:

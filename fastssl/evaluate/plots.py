@@ -48,7 +48,12 @@ def loss_curve(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[str
     """
     rows = [row for row in history if row.get("loss") is not None]
     figure, axes = _axes()
-    axes.plot([r["epoch"] for r in rows], [r["loss"] for r in rows], color=_BLUE, linewidth=1.4)
+    epochs, losses = [r["epoch"] for r in rows], [r["loss"] for r in rows]
+    width = max(1, len(rows) // 50)  # the mean of a fiftieth of the curve, over the curve itself
+    smooth = [sum(losses[max(0, i + 1 - width) : i + 1]) / min(i + 1, width) for i in range(len(losses))]
+    axes.plot(epochs, losses, color=_BLUE, linewidth=0.8, alpha=0.35)
+    axes.plot(epochs, smooth, color=_BLUE, linewidth=1.6)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="epoch", ylabel="training loss", title=title)
     axes.grid(axis="y", color="#e6eaee")
     return _save(figure, path)
@@ -79,9 +84,10 @@ def knn_curve(
     for (name, value), style in zip((baselines or {}).items(), ("--", ":", "-."), strict=False):
         axes.axhline(100 * value, color=_INK, linestyle=style, linewidth=1, label=name)
     axes.set(xlabel="epoch", ylabel="kNN accuracy (%)", title=title)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(axis="y", color="#e6eaee")
     if baselines:
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="center right")
     return _save(figure, path)
 
 
@@ -151,8 +157,8 @@ def accuracy_bars(
         bars = axes.bar(at, [100 * row[group] for group in groups], width * 0.94, color=colour, label=name)
         axes.bar_label(bars, fmt="%.0f", padding=2, fontsize=8, color=_INK)
     if chance is not None:
-        axes.axhline(100 * chance, color=_INK, linestyle=":", linewidth=1)
+        axes.axhline(100 * chance, color=_INK, linestyle=":", linewidth=1, label="chance")
     axes.set(ylabel="test accuracy (%)", title=title, ylim=(0, 108))
     axes.set_xticks(range(len(groups)), groups)
-    axes.legend(frameon=False, ncols=len(table), loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    axes.legend(frameon=False, ncols=len(table) + 1, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     return _save(figure, path)
