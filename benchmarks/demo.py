@@ -26,10 +26,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     "shapes": {
         # Strong colour jitter and much grey: the shape is what is left for the two views to agree on.
         "transform": transforms.SimCLRSmall(
-            32, scale=(0.4, 1.0), jitter=(0.8, 0.8, 0.8, 0.5), jitter_p=1.0, gray_p=0.5
+            32, scale=(0.5, 1.0), jitter=(0.8, 0.8, 0.8, 0.5), jitter_p=1.0, gray_p=0.4
         ),
         "temperature": 0.2,
-        "fit": {"epochs": 18, "batch_size": 128, "lr": 2e-3, "knn_every": 3},
+        "fit": {"epochs": 30, "batch_size": 64, "lr": 2e-3, "knn_every": 5},
     },
     "digits": {
         "transform": transforms.SimCLRDigits(8),

@@ -125,7 +125,8 @@ def _cannot_take(kernel: Kernel, backend: str, x: torch.Tensor) -> str | None:
     return None
 
 
-def _why_not(op: str, backend: str, x: torch.Tensor) -> str | None:
+def why_not(op: str, backend: str, x: torch.Tensor) -> str | None:
+    """Return why `backend` cannot run `op` on a tensor like `x`, or None."""
     kernel = _kernels[op].get(backend)
     if kernel is None:
         return f"{op} has no {backend} kernel"
@@ -142,10 +143,10 @@ def select(op: str, x: torch.Tensor, name: str) -> Any:
     if name == "auto":
         # The interpreter is for checking kernels: it never wins on its own.
         names = [b for b in BACKENDS if not (b == "triton" and x.device.type == "cpu")]
-        name = next(b for b in names if _why_not(op, b, x) is None)
+        name = next(b for b in names if why_not(op, b, x) is None)
     else:
         _check_name(name, "FASTSSL_BACKEND")
-        reason = _why_not(op, name, x)
+        reason = why_not(op, name, x)
         if reason is not None:
             raise RuntimeError(f"backend {name!r} cannot run {op}: {reason}")
     return _load(_kernels[op][name].module)

@@ -1,16 +1,26 @@
-"""A quick comparison on this machine: fastssl's NT-Xent against the eager form, interleaved in one process."""
+"""Timing that can be believed, and a quick comparison of NT-Xent with its eager form on this machine.
+
+The providers that are compared take turns in one process, so that a change of the machine's pace meets all of
+them: only ratios from one such run count on a machine that others share.
+"""
 
 from __future__ import annotations
 
+import functools
+import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from .functional import ntxent
+
+_T = TypeVar("_T")
+_FLUSH_BYTES = 256 * 2**20  # beyond the last-level cache of any GPU so far
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,86 @@ def eager_ntxent(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
     return torch.nn.functional.cross_entropy(logits, partner)
 
 
+def interleave(
+    steps: Mapping[str, Callable[[int], _T]], rounds: int, budget_s: float = math.inf, least: int = 1, warmup: int = 1
+) -> dict[str, list[_T]]:
+    """Let the steps take turns, one call of each in a round, and return what each call returned, by name.
+
+    Args:
+        steps: functions of the number of the round, which is what they choose their inputs by.
+        rounds: the most rounds that count.
+        budget_s: seconds after which no further round starts, once `least` rounds have counted.
+        least: rounds that count whatever they take.
+        warmup: rounds before these, whose results are dropped and whose time is not in the budget.
+
+    Every round starts with another step, so that none always follows the same neighbour and finds what that one
+    left in the caches and in the allocator.
+    """
+    names = list(steps)
+    results: dict[str, list[_T]] = {name: [] for name in names}
+    start = time.perf_counter()
+    for turn in range(warmup + rounds):
+        if turn == warmup:
+            start = time.perf_counter()
+        if turn >= warmup + least and time.perf_counter() - start > budget_s:
+            break
+        first = turn % max(1, len(names))
+        for name in names[first:] + names[:first]:
+            result = steps[name](turn)
+            if turn >= warmup:
+                results[name].append(result)
+    return results
+
+
+def time_loss(form: Callable[..., Tensor], z0: Tensor, z1: Tensor, *rest: float) -> tuple[float, float]:
+    """Milliseconds of one forward, and of that forward plus its backward.
+
+    On CUDA these are times between events, taken after a write that empties the L2 cache and lets the host run
+    ahead of the device, as in a training loop.
+    """
+    if z0.device.type == "cuda":
+        _flush(z0.device)
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(3)]
+        events[0].record()
+        loss = form(z0, z1, *rest)
+        events[1].record()
+        torch.autograd.grad(loss, (z0, z1))
+        events[2].record()
+        torch.cuda.synchronize(z0.device)
+        return events[0].elapsed_time(events[1]), events[0].elapsed_time(events[2])
+    start = time.perf_counter()
+    loss = form(z0, z1, *rest)
+    middle = time.perf_counter()
+    torch.autograd.grad(loss, (z0, z1))
+    end = time.perf_counter()
+    return 1e3 * (middle - start), 1e3 * (end - start)
+
+
+def time_call(call: Callable[[], object], device: torch.device) -> float:
+    """Milliseconds of one call whose work is on `device`; see `time_loss`."""
+    if device.type == "cuda":
+        _flush(device)
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        end.record()
+        torch.cuda.synchronize(device)
+        return start.elapsed_time(end)
+    begin = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - begin)
+
+
+@functools.cache
+def _flush_buffer(device: torch.device) -> Tensor:
+    return torch.empty(_FLUSH_BYTES, dtype=torch.int8, device=device)
+
+
+def _flush(device: torch.device) -> None:
+    torch.cuda.synchronize(device)
+    _flush_buffer(device).zero_()
+
+
 def compare(
     sizes: list[int], dim: int, temperature: float, dtype: torch.dtype, device: torch.device, repeats: int
 ) -> Iterator[Row]:
@@ -45,24 +135,10 @@ def compare(
     for pairs in sizes:
         generator = torch.Generator().manual_seed(0)
         z = [torch.randn(pairs, dim, generator=generator).to(device, dtype).requires_grad_() for _ in range(2)]
-        times: dict[str, list[float]] = {"fastssl": [], "eager": []}
         forms: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {"fastssl": ntxent, "eager": eager_ntxent}
-        for turn in range(repeats + 1):
-            for name, form in forms.items():  # in turn, so that a change of the machine's pace meets both
-                taken = _timed(form, z[0], z[1], temperature)
-                if turn:  # the first turn warms up
-                    times[name].append(taken)
+        steps = {
+            name: lambda turn, form=form, z=z: time_loss(form, z[0], z[1], temperature)[1]
+            for name, form in forms.items()
+        }
+        times = interleave(steps, repeats)
         yield Row(pairs, dim, statistics.median(times["fastssl"]), statistics.median(times["eager"]))
-
-
-def _timed(form: Callable[[Tensor, Tensor, float], Tensor], z0: Tensor, z1: Tensor, temperature: float) -> float:
-    _wait(z0.device)
-    start = time.perf_counter()
-    torch.autograd.grad(form(z0, z1, temperature), (z0, z1))
-    _wait(z0.device)
-    return 1e3 * (time.perf_counter() - start)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

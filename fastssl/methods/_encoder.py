@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .._extras import require
 from ..transforms import statistics
 
-_STEMS = {"timm": None, "small": 1, "small/2": 2}  # stride of the 3x3 convolution that replaces the stem
+_STEMS = ("timm", "no-pool", "small")
 _RECIPE = "_fastssl_recipe"  # the attribute that remembers build_encoder's arguments
 
 
@@ -23,8 +23,8 @@ def build_encoder(name: str = "resnet18", *, in_chans: int = 3, stem: str = "tim
     Args:
         name: name of a timm model.
         in_chans: channels of the images, 1 or 3.
-        stem: ``"timm"``, or for small images ``"small"`` or ``"small/2"``: the first layer of a ResNet becomes a 3x3
-            convolution of stride 1 or 2 and the pooling after it goes, so that 32 x 32 images are not halved twice.
+        stem: ``"timm"``, or for small images ``"no-pool"``, which leaves out the pooling after the stem of a ResNet, or
+            ``"small"``, which besides makes its first layer a 3x3 convolution of stride 1.
         **kwargs: passed to ``timm.create_model``, such as ``pretrained=True`` or ``layers=(1, 1, 1, 1)``.
 
     Returns:
@@ -47,14 +47,15 @@ def build_encoder(name: str = "resnet18", *, in_chans: int = 3, stem: str = "tim
         model: nn.Module = timm.create_model(name, num_classes=0, in_chans=in_chans, **kwargs)
     except TypeError as error:
         raise ValueError(f"encoder: timm cannot make {name!r} with {kwargs}: {error}") from None
-    stride = _STEMS[stem]
-    if stride is not None:
+    if stem != "timm":
         first = getattr(model, "conv1", None)
-        if not isinstance(first, nn.Conv2d) or not hasattr(model, "maxpool"):
-            raise ValueError(f"stem: got {stem!r} for {name!r}, want a ResNet of timm with a single first convolution")
-        conv = nn.Conv2d(in_chans, first.out_channels, 3, stride, padding=1, bias=False)
+        if not hasattr(model, "maxpool") or not (isinstance(first, nn.Conv2d) or stem == "no-pool"):
+            raise ValueError(f"stem: got {stem!r} for {name!r}, want a ResNet of timm with such a stem to change")
+        model.maxpool = nn.Identity()
+    if stem == "small":
+        conv = nn.Conv2d(in_chans, first.out_channels, 3, 1, 1, bias=False)
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-        model.conv1, model.maxpool = conv, nn.Identity()
+        model.conv1 = conv
     # Weights come from the exported file, so a rebuilt encoder never downloads the pretrained ones.
     kept = {key: value for key, value in kwargs.items() if not key.startswith("pretrained")}
     setattr(model, _RECIPE, {"name": name, "in_chans": in_chans, "stem": stem, "kwargs": kept})
@@ -71,15 +72,12 @@ def small_resnet(in_chans: int = 3, image_size: int = 32) -> nn.Module:
     Returns:
         A module float [B, in_chans, H, W] -> features [B, 128].
     """
-    stem = "small/2" if image_size > 16 else "small"
+    stem: dict[str, Any] = {"stem": "small"}
+    if image_size > 16:
+        stem = {"stem": "no-pool", "stem_type": "deep", "stem_width": 8}
     # Without zero_init_last every block takes part from the first step, in an untrained baseline too.
     return build_encoder(
-        "resnet18",
-        in_chans=in_chans,
-        stem=stem,
-        layers=(1, 1, 1, 1),
-        channels=(16, 32, 64, 128),
-        zero_init_last=False,
+        "resnet18", in_chans=in_chans, layers=(1, 1, 1, 1), channels=(16, 32, 64, 128), zero_init_last=False, **stem
     )
 
 

@@ -22,7 +22,8 @@ class Config:
     block_d: int | None = None  # chunk of the width: tiles are [rows, block_d]
     num_warps: int = 4
     num_stages: int = 1
-    resident: bool | None = None  # keep the row block in shared memory
+    resident: bool | None = None  # keep the row block in shared memory; otherwise read it again for every column block
+    block_slice: int | None = None  # backward, not resident: columns of the gradient at a time, each recomputing the scores
     mask_all: bool | None = None  # mask every tile rather than branch
 
     def kwargs(self) -> dict[str, int]:
@@ -32,6 +33,7 @@ class Config:
             "BLOCK_N": self.block_n,
             "BLOCK_D": self.block_d,
             "RESIDENT": self.resident,
+            "BLOCK_SLICE": self.block_slice,
             "MASK_ALL": self.mask_all,
             "num_warps": self.num_warps,
             "num_stages": self.num_stages,
@@ -44,7 +46,11 @@ def _fwd(block_m: int, block_n: int, block_d: int, num_warps: int, num_stages: i
 
 
 def _bwd(block_m: int, block_n: int, block_d: int, num_warps: int, num_stages: int, mask_all: bool = False) -> Config:
-    return Config(block_m, block_n, block_d, num_warps, num_stages, mask_all=mask_all)
+    return Config(block_m, block_n, block_d, num_warps, num_stages, resident=True, block_slice=16, mask_all=mask_all)
+
+
+def _bwd_sliced(block_m: int, block_n: int, block_d: int, num_warps: int, num_stages: int, block_slice: int) -> Config:
+    return Config(block_m, block_n, block_d, num_warps, num_stages, resident=False, block_slice=block_slice, mask_all=False)
 
 
 FALLBACK = 0  # any other architecture: mma.sync tiles that fit 99 KiB of shared memory
@@ -102,23 +108,19 @@ TABLE = {
             2: {
                 128: (_bwd(64, 32, 128, 4, 2),),
                 256: (_bwd(32, 32, 256, 4, 2),),
-                512: (_bwd(32, 16, 512, 4, 2),),
-                1024: (_bwd(16, 16, 1024, 4, 2),),
+                1024: (_bwd_sliced(64, 32, 64, 8, 3, block_slice=256),),
             },
-            4: {
-                64: (_bwd(64, 32, 64, 4, 2),),
-                1024: (_bwd(16, 16, 64, 4, 2),),
-            },
+            4: {64: (_bwd(64, 16, 64, 8, 2),), 1024: (_bwd_sliced(64, 32, 32, 8, 3, block_slice=128),)},
         },
         80: {
             2: {
-                64: (_bwd(128, 64, 64, 8, 3), _bwd(64, 64, 64, 4, 2)),
+                64: (_bwd(128, 64, 64, 8, 2), _bwd(64, 64, 64, 4, 2)),
                 128: (_bwd(128, 64, 128, 8, 2), _bwd(64, 64, 128, 4, 2)),
                 256: (_bwd(128, 64, 256, 8, 2), _bwd(64, 64, 256, 4, 2)),
                 512: (_bwd(64, 32, 512, 8, 2),),
                 1024: (_bwd(16, 32, 1024, 8, 2),),
             },
-            4: {1024: (_bwd(16, 16, 64, 4, 2),)},
+            4: {64: (_bwd(64, 16, 64, 8, 2),), 1024: (_bwd_sliced(64, 32, 32, 8, 3, block_slice=128),)},
         },
         90: {
             2: {
@@ -130,8 +132,8 @@ TABLE = {
             },
             4: {
                 64: (_bwd(128, 64, 64, 8, 2),),
-                128: (_bwd(128, 32, 64, 8, 2),),
-                1024: (_bwd(16, 16, 64, 4, 2),),
+                128: (_bwd(128, 32, 64, 8, 2), _bwd(64, 16, 64, 8, 2)),
+                1024: (_bwd_sliced(128, 32, 32, 8, 3, block_slice=128), _bwd_sliced(32, 32, 32, 8, 3, block_slice=256)),
             },
         },
         100: {
@@ -142,7 +144,11 @@ TABLE = {
                 512: (_bwd(64, 32, 512, 8, 2),),
                 1024: (_bwd(32, 32, 256, 8, 2),),
             },
-            4: {1024: (_bwd(16, 16, 64, 4, 2),)},
+            4: {
+                64: (_bwd(64, 64, 64, 8, 2),),
+                128: (_bwd(64, 32, 64, 8, 2),),
+                1024: (_bwd_sliced(64, 64, 32, 8, 3, block_slice=128),),
+            },
         },
     },
 }
@@ -170,7 +176,7 @@ def configs(op: str, arch: int, element_size: int, width: int) -> tuple[Config, 
     """All configurations of an op that may be launched for a width."""
     classes = TABLE[op][arch][element_size]
     found = classes[min(limit for limit in classes if limit >= width)]
-    return tuple(replace(c, block_d=min(c.block_d, padded(width))) for c in found)
+    return tuple(replace(c, block_d=min(c.block_d, padded(width))) for c in found)  # narrow widths, one small chunk
 
 
 def architecture(device: torch.device) -> int:

@@ -9,7 +9,9 @@ from .tiles import (
     LOG2E,
     MAX_PLAIN_INV_TAU,
     accumulate,
+    dot,
     inverse_temperature,
+    load_chunk,
     load_rows,
     log1p,
     mask_scores,
@@ -18,6 +20,7 @@ from .tiles import (
     one_minus_exp_minus,
     scores,
     scores_streamed,
+    store_chunk,
 )
 
 
@@ -191,6 +194,27 @@ def ntxent_finish_kernel(
 
 
 @triton.jit
+def _weights(
+    s, lse, lse_i, row0, col0, n, m, inv_tau, w_shift,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, MASK_ALL: tl.constexpr,
+):  # fmt: skip
+    """2^w_shift W_ij for a tile of scores.  # [BLOCK_M, BLOCK_N]"""
+    rows = row0 + tl.arange(0, BLOCK_M)
+    cols = col0 + tl.arange(0, BLOCK_N)
+    lse_j = tl.load(lse + cols, mask=cols < m, other=float("inf")) * LOG2E - w_shift
+    x = s * (inv_tau * LOG2E)
+    if MASK_ALL:
+        x = mask_scores(x, rows, cols, n, m)
+    elif needs_mask(row0, col0, n, m, BLOCK_M, BLOCK_N):
+        x = mask_scores(x, rows, cols, n, m)
+    if inv_tau <= MAX_PLAIN_INV_TAU:  # one exponential an element; neither factor leaves float32's range
+        w = tl.exp2(x) * (tl.exp2(-lse_i)[:, None] + tl.exp2(-lse_j)[None, :])
+    else:
+        w = tl.exp2(x - lse_i[:, None]) + tl.exp2(x - lse_j[None, :])
+    return w
+
+
+@triton.jit
 def _finish_gradient(
     grad_zn, own, own_row, own_col, other, other_row, other_col, grad_own, inv_norm, nll, row_dot,
     coef, rows, view_rows, to_pair, n, WIDTH: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
@@ -244,6 +268,8 @@ def ntxent_bwd_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,  # power of two, at least WIDTH
     EPILOGUE_M: tl.constexpr,
+    RESIDENT: tl.constexpr,  # the row block stays in shared memory and its whole sum in registers
+    BLOCK_SLICE: tl.constexpr,  # otherwise: columns of the sum at a time, with the scores computed again for each slice
     MASK_ALL: tl.constexpr,  # mask every tile: a few more instructions, but no branch beside the products
     PRECISION: tl.constexpr,
 ):
@@ -255,8 +281,6 @@ def ntxent_bwd_kernel(
     CHUNKS: tl.constexpr = (WIDTH + BLOCK_D - 1) // BLOCK_D
     m = 2 * n
     inv_tau = inverse_temperature(tau)
-    scale = inv_tau * LOG2E
-    plain = inv_tau <= MAX_PLAIN_INV_TAU
 
     # A block of rows lies in one view, so that one set of pointers and strides serves it.
     view_blocks = tl.num_programs(0) // 2
@@ -266,39 +290,34 @@ def ntxent_bwd_kernel(
     row_mask = view_rows < n
     row0 = view_row0 + second.to(tl.int32) * n
     rows = row0 + tl.arange(0, BLOCK_M)
-    zi = load_rows(zn, row0, m, BLOCK_M, WIDTH, BLOCK_D)
-    lse_i = tl.load(lse + rows, mask=row_mask, other=float("inf")) * LOG2E - w_shift
-    inv_i = tl.exp2(-lse_i)
-    acc = (tl.zeros((BLOCK_M, BLOCK_D), tl.float32),)
-    for k in tl.static_range(1, CHUNKS):
-        acc = acc + (tl.zeros((BLOCK_M, BLOCK_D), tl.float32),)
-    for col0 in range(0, m, BLOCK_N):
-        cols = col0 + tl.arange(0, BLOCK_N)
-        zj = load_rows(zn, col0, m, BLOCK_N, WIDTH, BLOCK_D)
-        lse_j = tl.load(lse + cols, mask=cols < m, other=float("inf")) * LOG2E - w_shift
-        x = scores(zi, zj, CHUNKS, PRECISION) * scale
-        if MASK_ALL:
-            x = mask_scores(x, rows, cols, n, m)
-        elif needs_mask(row0, col0, n, m, BLOCK_M, BLOCK_N):
-            x = mask_scores(x, rows, cols, n, m)
-        if plain:  # one exponential an element; neither factor leaves float32's range
-            w = tl.exp2(x) * (inv_i[:, None] + tl.exp2(-lse_j)[None, :])
-        else:
-            w = tl.exp2(x - lse_i[:, None]) + tl.exp2(x - lse_j[None, :])
-        acc = accumulate(w.to(zn.dtype.element_ty), zj, acc, CHUNKS, PRECISION)
-
-    # Whole rows at a time from here on: the sums go through memory, as registers cannot hold them beside the inputs.
-    # The barrier makes this program's stores visible to all of its threads; no other program touches these rows.
+    lse_i = tl.load(lse + rows, mask=rows < m, other=float("inf")) * LOG2E - w_shift
     coef = tl.load(grad) * inv_tau / m
     w_unscale = coef * tl.exp2(-w_shift)
-    sums = grad_zn + row0.to(tl.int64) * WIDTH
-    r = tl.arange(0, BLOCK_M)
-    for k in tl.static_range(CHUNKS):
-        c = k * BLOCK_D + tl.arange(0, BLOCK_D)
-        mask = row_mask[:, None] & (c < WIDTH)[None, :]
-        tl.store(sums + (r[:, None] * WIDTH + c[None, :]), acc[k] * w_unscale, mask=mask)
-    tl.debug_barrier()
+    if RESIDENT:
+        zi = load_rows(zn, row0, m, BLOCK_M, WIDTH, BLOCK_D)
+        acc = (tl.zeros((BLOCK_M, BLOCK_D), tl.float32),)
+        for k in tl.static_range(1, CHUNKS):
+            acc = acc + (tl.zeros((BLOCK_M, BLOCK_D), tl.float32),)
+        for col0 in range(0, m, BLOCK_N):
+            zj = load_rows(zn, col0, m, BLOCK_N, WIDTH, BLOCK_D)
+            s = scores(zi, zj, CHUNKS, PRECISION)
+            w = _weights(s, lse, lse_i, row0, col0, n, m, inv_tau, w_shift, BLOCK_M, BLOCK_N, MASK_ALL)
+            acc = accumulate(w.to(zn.dtype.element_ty), zj, acc, CHUNKS, PRECISION)
+        for k in tl.static_range(CHUNKS):
+            store_chunk(grad_zn, acc[k] * w_unscale, row0, row_mask, k, WIDTH)
+    else:
+        for part in range(0, (WIDTH + BLOCK_SLICE - 1) // BLOCK_SLICE):
+            acc_part = tl.zeros((BLOCK_M, BLOCK_SLICE), tl.float32)
+            for col0 in range(0, m, BLOCK_N):
+                s = scores_streamed(zn, row0, col0, m, BLOCK_M, BLOCK_N, WIDTH, BLOCK_D, PRECISION)
+                w = _weights(s, lse, lse_i, row0, col0, n, m, inv_tau, w_shift, BLOCK_M, BLOCK_N, MASK_ALL)
+                zj_part = load_chunk(zn, col0, m, part, BLOCK_N, WIDTH, BLOCK_SLICE)
+                acc_part = dot(w.to(zn.dtype.element_ty), zj_part, acc_part, PRECISION)
+            store_chunk(grad_zn, acc_part * w_unscale, row0, row_mask, part, WIDTH)
 
+    # Whole rows at a time from here on: registers cannot hold the sums beside the inputs, so they went through memory.
+    # The barrier makes this program's stores visible to all of its threads; no other program touches these rows.
+    tl.debug_barrier()
     own = tl.where(second, z1, z0)
     own_row = tl.where(second, stride_z1_row, stride_z0_row)
     own_col = tl.where(second, stride_z1_col, stride_z0_col)

@@ -51,6 +51,15 @@ def load_rows(zn, row0, m, ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.
 
 
 @triton.jit
+def store_chunk(out, x, row0, row_mask, chunk, WIDTH: tl.constexpr):
+    """Write x [ROWS, BLOCK_D] where load_chunk would read it."""
+    r = tl.arange(0, x.shape[0])
+    c = chunk * x.shape[1] + tl.arange(0, x.shape[1])
+    ptrs = out + tl.cast(row0, tl.int64) * WIDTH + (r[:, None] * WIDTH + c[None, :])
+    tl.store(ptrs, x, mask=row_mask[:, None] & (c < WIDTH)[None, :])
+
+
+@triton.jit
 def scores(zi, zj, CHUNKS: tl.constexpr, PRECISION: tl.constexpr):
     """<zn_i, zn_j> for a tile, summed over the chunks of the width.  # [BLOCK_M, BLOCK_N]"""
     s = tl.zeros((zi[0].shape[0], zj[0].shape[0]), dtype=tl.float32)

@@ -1,0 +1,48 @@
+"""The accuracy rule: |kernel - exact| <= 2 |eager - exact| + floor, elementwise, for outputs and every gradient.
+
+`exact` is the reference in float64 on the same inputs, `eager` the reference in the inputs' own type. The floor is a
+few roundings of the terms that are summed, for at an element where eager happens to be exact, its error says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from fastssl import reference
+
+# The floor, in units of the type's eps. float64 has no wider type to keep log-sum-exp in, which is 1/tau in size.
+ROUNDINGS = {torch.float64: 64, torch.float32: 16, torch.float16: 2, torch.bfloat16: 2}
+
+Values = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def loss_and_grads(loss: Loss, z0: torch.Tensor, z1: torch.Tensor, tau: float, upstream: float) -> Values:
+    """Return the loss and its gradients of z0, z1 and temperature, in float64 on the CPU."""
+    kind = torch.float64 if z0.dtype == torch.float64 else torch.float32
+    temperature = torch.tensor(tau, dtype=kind, device=z0.device, requires_grad=True)
+    a, b = z0.detach().requires_grad_(), z1.detach().requires_grad_()
+    out = loss(a, b, temperature)
+    grads = torch.autograd.grad(out, (a, b, temperature), torch.tensor(upstream).to(out))
+    return tuple(x.detach().double().cpu() for x in (out, *grads))
+
+
+def assert_accurate(loss: Loss, z0: torch.Tensor, z1: torch.Tensor, tau: float, upstream: float = 1.7) -> None:
+    """Hold `loss` to the rule on one NT-Xent problem."""
+    tau = torch.tensor(tau, dtype=torch.float32).item()  # one value for every type
+    exact = loss_and_grads(reference.ntxent, z0.double(), z1.double(), tau, upstream)
+    eager = loss_and_grads(reference.ntxent, z0, z1, tau, upstream)
+    kernel = loss_and_grads(loss, z0, z1, tau, upstream)
+    rows = [1 / z.double().cpu().norm(dim=1, keepdim=True).clamp_min(1e-12) for z in (z0, z1)]
+    term = 2 * upstream / (2 * len(z0) * tau)
+    scales = (exact[0].clamp_min(1), term * rows[0], term * rows[1], torch.tensor(upstream / tau**2))
+    # Gradients come out in the embeddings' type, loss and temperature gradient in float32 from its products.
+    floor = ROUNDINGS[z0.dtype] * torch.finfo(z0.dtype).eps
+    for name, k, e, x, scale in zip(("loss", "z0", "z1", "tau"), kernel, eager, exact, scales, strict=True):
+        error, allowed = (k - x).abs(), 2 * (e - x).abs().nan_to_num(0, 0, 0) + floor * scale
+        where = f"{name} {tuple(z0.shape)} {z0.dtype} tau {tau:g}"
+        worst = (error / allowed).max()
+        assert not error.isnan().any(), f"{where}: NaN"
+        assert worst <= 1, f"{where}: error is {worst:.2f} of what is allowed"

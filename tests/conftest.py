@@ -1,0 +1,39 @@
+"""Fixtures for the op tests. Where a CUDA device is present, the same tests run on it too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from fastssl import _backend
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def runnable(op: str, dtype: torch.dtype = torch.float32) -> list[tuple[str, str]]:
+    """Return the (device, backend) pairs that can run `op` here; the compiled extension is not optional on a CPU."""
+    __import__("fastssl.functional")
+    pairs = []
+    for device in DEVICES:
+        like = torch.empty(1, 1, dtype=dtype, device=device)
+        for backend in _backend.BACKENDS:
+            missing = device == "cpu" and backend == "cpp" and dtype != torch.float64
+            if missing or _backend.why_not(op, backend, like) is None:
+                pairs.append((device, backend))
+    return pairs
+
+
+@pytest.fixture
+def nan_filled() -> Iterator[None]:
+    """Fill every fresh tensor with NaN, in C++ as well, so that an element nobody writes cannot pass."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)

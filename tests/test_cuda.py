@@ -1,0 +1,40 @@
+"""What only a CUDA device can show: no host synchronisation, and capture in a CUDA graph."""
+
+from __future__ import annotations
+
+import torch
+from accuracy import loss_and_grads
+
+from fastssl.functional import ntxent
+
+
+def pairs(n: int, d: int) -> list[torch.Tensor]:
+    return [torch.randn(n, d, device="cuda") for _ in range(2)]
+
+
+if torch.cuda.is_available():
+
+    def test_cuda_never_waits_for_the_host_and_is_captured() -> None:
+        static = [z.requires_grad_() for z in pairs(128, 64)]
+        tau = torch.tensor(0.2, device="cuda", requires_grad=True)
+        for _ in range(3):
+            ntxent(*static, tau).backward()
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for temperature in (0.2, tau):
+                ntxent(*static, temperature).backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            loss = ntxent(*static, tau)
+            grads = torch.autograd.grad(loss, static)
+        fresh = pairs(128, 64)
+        with torch.no_grad():
+            for to, source in zip(static, fresh, strict=True):
+                to.copy_(source)
+        graph.replay()
+        expected = loss_and_grads(ntxent, *fresh, 0.2, 1.0)
+        torch.testing.assert_close(loss.double().cpu(), expected[0], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(grads[0].double().cpu(), expected[1], rtol=1e-3, atol=1e-7)

@@ -1,0 +1,142 @@
+"""Every entry of the launch table compiled for its architecture, with no GPU: no spills, memory under the chip's limit,
+tensor-core instructions where a matrix product is meant. Needs the compiler, so TRITON_INTERPRET must not be set."""
+
+import contextlib
+import io
+import os
+import re
+
+import pytest
+
+if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+    pytest.skip("the interpreter replaces the compiler", allow_module_level=True)
+triton = pytest.importorskip("triton")
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from fastssl.kernels.triton import launch, ntxent_kernels  # noqa: E402
+
+# architecture compiled for -> key of the launch table, bytes of shared memory a block may have, matrix instruction
+CHIPS = {
+    80: (80, 166912, "mma.sync"),
+    89: (launch.FALLBACK, 101376, "mma.sync"),
+    90: (90, 232448, "wgmma.mma_async"),
+    100: (100, 232448, "tcgen05.mma"),
+}
+TENSOR_MEMORY = 512  # columns
+WIDTHS = (32, 64, 128, 256, 512, 1024)
+POINTERS = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
+EMBEDDINGS = ("z0", "z1", "zn", "grad_z0", "grad_z1")
+SCALARS = {"n": "i32", "splits": "i32", "w_shift": "fp32"}
+needs_ptxas = pytest.mark.skipif(
+    not os.path.exists(triton.knobs.nvidia.ptxas.path), reason="Triton's bundled ptxas is not there"
+)
+pytestmark = needs_ptxas
+
+
+def compile_kernel(kernel, arch, constants, options, dtype="float32", tau="*fp32"):
+    """Compile from source and return (ptxas report, compiled kernel); nothing is read from a cache."""
+    signature = {}
+    for name in kernel.arg_names:
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name.startswith("stride"):
+            signature[name] = "i32"
+        else:
+            signature[name] = tau if name == "tau" else SCALARS.get(name) or POINTERS[dtype if name in EMBEDDINGS else "float32"]
+    aligned = [n.startswith("stride") or t.startswith("*") for n, t in signature.items()]  # as for widths of whole 16s
+    aligned = [a and t != "constexpr" for a, t in zip(aligned, signature.values(), strict=True)]
+    attrs = {(i,): [["tt.divisibility", 16]] for i, yes in enumerate(aligned) if yes}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attrs)
+    log = io.StringIO()
+    with triton.knobs.nvidia.scope(), triton.knobs.compilation.scope(), contextlib.redirect_stdout(log):
+        triton.knobs.nvidia.dump_ptxas_log = True
+        triton.knobs.compilation.always_compile = True
+        compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    return log.getvalue(), compiled
+
+
+def check(report, compiled, arch, products):
+    """The rules every kernel obeys; returns registers, shared memory and tensor memory for the curious."""
+    _, shared_limit, instruction = CHIPS[arch]
+    registers = int(re.search(r"Used (\d+) registers", report)[1])
+    tensor_memory = compiled.metadata.tmem_size or 0
+    assert re.search(r"\b0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads", report), report
+    assert compiled.metadata.shared <= shared_limit, f"{compiled.metadata.shared} bytes of shared memory"
+    assert tensor_memory <= TENSOR_MEMORY, f"{tensor_memory} columns of tensor memory"
+    if products:
+        ptx = compiled.asm["ptx"]
+        # Row blocks under 64 are too small for wgmma and tcgen05; mma.sync runs on every architecture.
+        assert instruction in ptx or "mma.sync" in ptx, "no tensor-core instructions"
+        assert "wgmma.mma_async instructions are serialized" not in report, report
+    return registers, compiled.metadata.shared, tensor_memory
+
+
+def split(kwargs):
+    """Launch arguments into kernel constants and compiler options."""
+    options = {k: kwargs.pop(k) for k in ("num_warps", "num_stages")}
+    return kwargs, options
+
+
+def cases():
+    """(arch, dtype, precision, width): all widths in the commonest forms, one width for what differs little from them."""
+    for arch in CHIPS:
+        for width in WIDTHS:
+            yield arch, "bfloat16", "ieee", width
+            yield arch, "float32", "tf32x3", width
+        yield arch, "float16", "ieee", 128
+        for width in (64, 512):
+            yield arch, "float32", "tf32", width
+        yield arch, "float32", "bf16", 128
+    yield 90, "bfloat16", "ieee", 96
+    yield 90, "float32", "tf32x3", 257
+
+
+@pytest.mark.parametrize(("arch", "dtype", "precision", "width"), cases())
+def test_forward(arch, dtype, precision, width, record_property):
+    size = 4 if dtype == "float32" else 2
+    for config in launch.configs("ntxent_fwd", CHIPS[arch][0], size, width):
+        constants, options = split(config.kwargs())
+        constants |= {"WIDTH": width, "PRECISION": precision, "DETERMINISTIC": False}
+        tau = "fp32" if width == 64 else "*fp32"  # scalar and pointer form of the temperature
+        result = compile_kernel(ntxent_kernels.ntxent_fwd_kernel, arch, constants, options, dtype, tau)
+        record_property("registers, shared, tensor memory", check(*result, arch, products=True))
+
+
+@pytest.mark.parametrize(("arch", "dtype", "precision", "width"), cases())
+def test_backward(arch, dtype, precision, width, record_property):
+    size = 4 if dtype == "float32" else 2
+    for config in launch.configs("ntxent_bwd", CHIPS[arch][0], size, width):
+        constants, options = split(config.kwargs() | launch.epilogue(config, width))
+        constants |= {"WIDTH": width, "PRECISION": precision, "stride_z0_col": 1, "stride_z1_col": 1}
+        tau = "fp32" if width == 64 else "*fp32"
+        result = compile_kernel(ntxent_kernels.ntxent_bwd_kernel, arch, constants, options, dtype, tau)
+        record_property("registers, shared, tensor memory", check(*result, arch, products=True))
+
+
+@pytest.mark.parametrize("arch", CHIPS)
+def test_other_forms(arch):
+    """Deterministic forward, strided inputs, and the reductions."""
+    constants, options = split(launch.configs("ntxent_fwd", CHIPS[arch][0], 2, 128)[0].kwargs())
+    constants |= {"WIDTH": 128, "PRECISION": "ieee", "DETERMINISTIC": True}
+    check(*compile_kernel(ntxent_kernels.ntxent_fwd_kernel, arch, constants, options, "bfloat16"), arch, products=True)
+    config = launch.configs("ntxent_bwd", CHIPS[arch][0], 2, 128)[0]
+    constants, options = split(config.kwargs() | launch.epilogue(config, 128))
+    constants |= {"WIDTH": 128, "PRECISION": "ieee"}
+    check(*compile_kernel(ntxent_kernels.ntxent_bwd_kernel, arch, constants, options, "bfloat16"), arch, products=True)
+    for tau in ("*fp32", "fp32", "*bf16", "*fp64"):
+        constants, options = split(launch.REDUCTION.kwargs())
+        check(*compile_kernel(ntxent_kernels.ntxent_bwd_tau_kernel, arch, constants, options, tau=tau), arch, products=False)
+        constants["DETERMINISTIC"] = tau == "fp32"
+        check(*compile_kernel(ntxent_kernels.ntxent_finish_kernel, arch, constants, options, tau=tau), arch, products=False)
+
+
+@pytest.mark.parametrize("arch", CHIPS)
+@pytest.mark.parametrize("width", [16, 128, 257, 1024])
+def test_normalize(arch, width):
+    for dtype in POINTERS:
+        constants, options = split(launch.rows(width).kwargs())
+        constants |= {"WIDTH": width, "stride_z0_col": 1, "stride_z1_col": 1}
+        result = compile_kernel(ntxent_kernels.ntxent_normalize_kernel, arch, constants, options, dtype)
+        check(*result, arch, products=False)
