@@ -25,6 +25,8 @@ import gc
 import importlib
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
 import time
@@ -197,15 +199,15 @@ class _Server:
     """The client's side: one server process, ended with this one."""
 
     def __init__(self) -> None:
-        # Threads that wait must sleep: spinning in a measured fork would slow its neighbours.
         env = os.environ | _MALLOC | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "CUDA_VISIBLE_DEVICES": ""}
         command = [sys.executable, __file__, "--serve"]
-        self.process = subprocess.Popen(command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        # A process group of its own, so that a fork that hangs is ended with its server.
+        self.process = subprocess.Popen(
+            command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
         atexit.register(self.close)
 
     def ask(self, request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        import select
-
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(request) + "\n")
@@ -218,7 +220,9 @@ class _Server:
 
     def close(self) -> None:
         _server.cache_clear()
-        self.process.kill()
+        atexit.unregister(self.close)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 

@@ -89,7 +89,17 @@ def test_report_names_every_backend_with_a_reason() -> None:
 
 
 def test_works_without_triton_extension_and_extras() -> None:
-    missing = ("triton", "fastssl._C", "timm", "lightning", "torchvision", "sklearn", "matplotlib", "safetensors", "tqdm")
+    missing = (
+        "triton",
+        "fastssl._C",
+        "timm",
+        "lightning",
+        "torchvision",
+        "sklearn",
+        "matplotlib",
+        "safetensors",
+        "tqdm",
+    )
     code = f"""
 import sys
 for name in {missing!r}: sys.modules[name] = None

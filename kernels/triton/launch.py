@@ -108,7 +108,7 @@ TABLE = {
             2: {
                 128: (_bwd(64, 32, 128, 4, 2),),
                 256: (_bwd(32, 32, 256, 4, 2),),
-                1024: (_bwd_sliced(64, 32, 64, 8, 3, block_slice=256),),
+                1024: (_bwd_sliced(64, 32, 64, 8, 3, block_slice=128),),
             },
             4: {64: (_bwd(64, 16, 64, 8, 2),), 1024: (_bwd_sliced(64, 32, 32, 8, 3, block_slice=128),)},
         },
@@ -147,13 +147,19 @@ TABLE = {
             4: {
                 64: (_bwd(64, 64, 64, 8, 2),),
                 128: (_bwd(64, 32, 64, 8, 2),),
-                1024: (_bwd_sliced(64, 64, 32, 8, 3, block_slice=128),),
+                1024: (_bwd_sliced(64, 32, 32, 8, 3, block_slice=128),),
             },
         },
     },
 }
 
-REDUCTION = Config(block_m=4096, num_warps=16)  # one program over a [m] array
+# Rows that are not whole 16-byte words cannot be copied asynchronously: small tiles, on every architecture.
+RAGGED = {
+    "ntxent_fwd": (_fwd(64, 32, 32, 4, 2, resident=False),),
+    "ntxent_bwd": (_bwd_sliced(32, 32, 32, 4, 2, block_slice=128),),
+}
+
+REDUCTION = Config(block_m=4096, num_warps=32)  # one program over a [m] array
 
 
 def padded(width: int) -> int:
@@ -174,9 +180,13 @@ def epilogue(config: Config, width: int) -> dict[str, int]:
 
 def configs(op: str, arch: int, element_size: int, width: int) -> tuple[Config, ...]:
     """All configurations of an op that may be launched for a width."""
-    classes = TABLE[op][arch][element_size]
-    found = classes[min(limit for limit in classes if limit >= width)]
-    return tuple(replace(c, block_d=min(c.block_d, padded(width))) for c in found)  # narrow widths, one small chunk
+    if width * element_size % 16:
+        found = RAGGED[op]
+    else:
+        classes = TABLE[op][arch][element_size]
+        found = classes[min(limit for limit in classes if limit >= width)]
+    # Narrow widths need only one, smaller chunk.
+    return tuple(replace(c, block_d=min(c.block_d, padded(width))) for c in found)
 
 
 def architecture(device: torch.device) -> int:

@@ -1,0 +1,63 @@
+"""The recipe of CONTRIBUTING.md for adding an op, followed to the letter on a copy of the tree."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import fastssl
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_recipe_for_adding_an_op(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "fastssl", tmp_path / "fastssl")
+    shutil.copytree(ROOT / "kernels", tmp_path / "fastssl" / "kernels")  # where an installation puts it
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    files = re.findall(r"```python\n# file: (\S+)\n(.*?)```", text, re.DOTALL)
+    assert [Path(name).parts[0] for name, _ in files] == ["fastssl", "fastssl", "kernels", "tests"]
+    for name, code in files:
+        path = tmp_path / (f"fastssl/{name}" if name.startswith("kernels") else name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(code)
+    for layer in ("reference", "functional"):
+        with (tmp_path / "fastssl" / layer / "__init__.py").open("a") as init:
+            init.write("\nfrom ._alignment import alignment\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_alignment.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert "1 passed" in done.stdout, done.stdout
+
+
+def test_every_op_has_its_file_in_every_layer() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    for op in fastssl.functional.__all__:
+        for name in (
+            f"fastssl/reference/_{op}.py",
+            f"fastssl/functional/_{op}.py",
+            f"kernels/torch/{op}.py",
+            f"kernels/triton/{op}.py",
+            f"csrc/cpu/{op}.cpp",
+            f"tests/test_{op}.py",
+            f"benchmarks/bench_{op}.py",
+        ):
+            assert (ROOT / name).exists(), name
+        assert f"functional.{op}" in changelog
+
+
+def test_imports_only_go_down() -> None:
+    layers = ["_backend", "functional", "losses transforms", "methods", "data evaluate train", "cli"]
+    rank = {name: i for i, names in enumerate(layers) for name in names.split()}
+    for path in (ROOT / "fastssl").rglob("*.py"):
+        parts = path.relative_to(ROOT / "fastssl").with_suffix("").parts
+        if parts[0] in ("reference", "__init__") or parts[0] not in rank:
+            continue
+        prefix = r"\.\." if len(parts) > 1 else r"\."
+        imported = re.findall(rf"^\s*from (?:fastssl\.|{prefix})(\w+)|^\s*from (?:fastssl|{prefix}) import (.+)$",
+                              path.read_text(), re.MULTILINE)  # fmt: skip
+        names = {n.strip() for pair in imported for field in pair for n in field.split(",") if n.strip()}
+        assert "reference" not in names, path
+        for name in names & set(rank):
+            assert rank[name] <= rank[parts[0]], f"{path}: imports {name} from above"
