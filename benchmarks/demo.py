@@ -29,7 +29,7 @@ RECIPES: dict[str, dict[str, Any]] = {
             32, scale=(0.5, 1.0), jitter=(0.8, 0.8, 0.8, 0.5), jitter_p=1.0, gray_p=0.4
         ),
         "temperature": 0.2,
-        "fit": {"epochs": 30, "batch_size": 64, "lr": 2e-3, "knn_every": 5},
+        "fit": {"epochs": 26, "batch_size": 64, "lr": 2e-3, "knn_every": 5},
     },
     "digits": {
         "transform": transforms.SimCLRDigits(8),

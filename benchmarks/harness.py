@@ -84,7 +84,8 @@ def _peaks(problem: Problem, provider: str, device: str, foresight: Foresight) -
     foreseen = foresight.foresee(provider, "peak_bytes", problem)
     free = available_bytes(device)
     if foreseen is not None and free is not None and foreseen > MEMORY_SHARE * free:
-        return {"note": f"{OUT_OF_MEMORY}: needs about {foreseen / 2**30:.1f} GiB"}
+        needs = "over 1 TiB" if foreseen > 2**40 else f"about {foreseen / 2**30:.0f} GiB"
+        return {"note": f"{OUT_OF_MEMORY}: needs {needs}"}
     answers = {}
     try:
         for mode in MODES[::-1]:

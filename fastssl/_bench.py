@@ -56,7 +56,8 @@ def interleave(
     Args:
         steps: functions of the number of the round, which is what they choose their inputs by.
         rounds: the most rounds that count.
-        budget_s: seconds after which no further round starts, once `least` rounds have counted.
+        budget_s: seconds for all rounds that count. Each step has an equal share of it, and takes no further part
+            once it has used that up, so that a slow step leaves the fast ones their rounds.
         least: rounds that count whatever they take.
         warmup: rounds before these, whose results are dropped and whose time is not in the budget.
 
@@ -65,16 +66,16 @@ def interleave(
     """
     names = list(steps)
     results: dict[str, list[_T]] = {name: [] for name in names}
-    start = time.perf_counter()
+    spent = dict.fromkeys(names, 0.0)
     for turn in range(warmup + rounds):
-        if turn == warmup:
-            start = time.perf_counter()
-        if turn >= warmup + least and time.perf_counter() - start > budget_s:
-            break
         first = turn % max(1, len(names))
         for name in names[first:] + names[:first]:
+            if turn >= warmup + least and spent[name] * len(names) >= budget_s:
+                continue
+            start = time.perf_counter()
             result = steps[name](turn)
             if turn >= warmup:
+                spent[name] += time.perf_counter() - start
                 results[name].append(result)
     return results
 

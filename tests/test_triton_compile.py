@@ -143,6 +143,25 @@ def test_other_forms(arch):
         )
 
 
+@pytest.mark.parametrize("n_is_one", [False, True])
+@pytest.mark.parametrize("strides", [(1, None, None, 1), (None, 1, 1, None), (1, None, 1, None)])
+def test_specializations(strides, n_is_one):
+    """Integer arguments of 1 become constants at run time: batches of one pair, one split, transposed inputs."""
+    names = ("stride_z0_row", "stride_z0_col", "stride_z1_row", "stride_z1_col")
+    ones = {name: 1 for name, value in zip(names, strides, strict=True) if value == 1} | ({"n": 1} if n_is_one else {})
+    for kernel, config, extra in (
+        (ntxent_kernels.ntxent_normalize_kernel, launch.rows(128), ones),
+        (ntxent_kernels.ntxent_fwd_kernel, launch.configs("ntxent_fwd", 90, 2, 128)[-1], ones | {"splits": 1}),
+        (ntxent_kernels.ntxent_bwd_kernel, launch.configs("ntxent_bwd", 90, 2, 128)[-1], ones),
+        (ntxent_kernels.ntxent_finish_kernel, launch.REDUCTION, ones | {"splits": 1}),
+        (ntxent_kernels.ntxent_bwd_tau_kernel, launch.REDUCTION, ones),
+    ):
+        constants, options = split(config.kwargs() | launch.epilogue(config, 128))
+        constants |= {"WIDTH": 128, "PRECISION": "ieee", "DETERMINISTIC": False} | extra
+        constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
+        check(*compile_kernel(kernel, 90, constants, options, "bfloat16"), 90, products="PRECISION" in constants)
+
+
 @pytest.mark.parametrize("arch", CHIPS)
 @pytest.mark.parametrize("width", [16, 128, 257, 1024])
 def test_normalize(arch, width):

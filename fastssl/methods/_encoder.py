@@ -48,7 +48,7 @@ def build_encoder(name: str = "resnet18", *, in_chans: int = 3, stem: str = "tim
     except TypeError as error:
         raise ValueError(f"encoder: timm cannot make {name!r} with {kwargs}: {error}") from None
     if stem != "timm":
-        first = getattr(model, "conv1", None)
+        first: Any = getattr(model, "conv1", None)
         if not hasattr(model, "maxpool") or not (isinstance(first, nn.Conv2d) or stem == "no-pool"):
             raise ValueError(f"stem: got {stem!r} for {name!r}, want a ResNet of timm with such a stem to change")
         model.maxpool = nn.Identity()

@@ -168,8 +168,8 @@ def padded(width: int) -> int:
 
 
 def rows(width: int) -> Config:
-    """Row-wise kernels: whole rows, about 2048 elements of each view a program."""
-    return Config(block_m=max(1, 2048 // padded(width)), block_d=padded(width), num_warps=4)
+    """Row-wise kernels: whole rows, about 1024 elements of each view a program."""
+    return Config(block_m=max(1, 1024 // padded(width)), block_d=padded(width), num_warps=4)
 
 
 def epilogue(config: Config, width: int) -> dict[str, int]:

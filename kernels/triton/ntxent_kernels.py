@@ -58,7 +58,7 @@ def ntxent_normalize_kernel(
     # From the rounded rows, as the tiles see them: both terms of nll then belong to the same vectors.
     s = tl.sum(y0.to(tl.float32) * y1.to(tl.float32), axis=1)
     out = r * WIDTH + c
-    shift = n.to(tl.int64) * WIDTH
+    shift = tl.cast(n, tl.int64) * WIDTH
     tl.store(zn + out, y0, mask=mask)
     tl.store(zn + shift + out, y1, mask=mask)
     tl.store(inv_norm + rows, inv0, mask=row_mask)

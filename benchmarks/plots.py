@@ -1,0 +1,89 @@
+"""Time and memory over 2N as PNG files, log-log, in colours that a colour-blind reader can tell apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from report import compared_dtypes, memory_text, time_text
+
+# Okabe and Ito's colours, and a marker each, so that a print in grey is readable too.
+STYLES: dict[str, tuple[str, str, str]] = {
+    "fastssl": ("fastssl", "#0072B2", "o"),
+    "fastssl-torch": ("fastssl, torch backend", "#56B4E9", "v"),
+    "compile": ("torch.compile", "#E69F00", "^"),
+    "eager": ("eager PyTorch", "#D55E00", "s"),
+    "lightly": ("lightly", "#009E73", "D"),
+    "pml": ("pytorch-metric-learning", "#CC79A7", "X"),
+}
+_GREY, _INK = "#8a939c", "#22303c"
+
+
+def draw(result: dict[str, Any], folder: Path) -> list[Path]:
+    """Draw `ntxent_time.png` and `ntxent_memory.png` of one machine's result, in the first dtype with peers."""
+    steps = [r for r in result["rows"] if r["mode"] == "fwd_bwd" and r["d"] == 128]
+    dtypes = compared_dtypes(steps)
+    if not dtypes:
+        return []
+    rows = [r for r in steps if r["dtype"] == dtypes[0]]
+    title = f"NT-Xent forward + backward, {dtypes[0]}, d = 128\n{result['environment']['machine_name']}"
+    own = sorted((r for r in rows if r["provider"] == "fastssl"), key=lambda r: r["m"])
+    floor = [(r["m"], r["floor_operations_ms"]) for r in own]
+    element_bytes = 4 if dtypes[0] == "float32" else 2
+    matrix = [(r["m"], r["m"] ** 2 * element_bytes / 2**20) for r in own]
+    return [
+        _plot(rows, "time_ms", time_text, "median time", title, ("operations at the matmul rate", floor),
+              folder / "ntxent_time.png"),
+        _plot(rows, "peak_mib", memory_text, "peak extra memory", title, ("one 2N × 2N matrix", matrix),
+              folder / "ntxent_memory.png"),
+    ]  # fmt: skip
+
+
+def _plot(
+    rows: list[dict[str, Any]], key: str, text: Any, ylabel: str, title: str,
+    mark: tuple[str, list[tuple[int, float]]], path: Path,
+) -> Path:  # fmt: skip
+    figure = Figure(figsize=(7.6, 4.4), dpi=140, layout="constrained")
+    axes = figure.add_subplot()
+    label, points = mark
+    if points:
+        axes.plot(*zip(*points, strict=True), color=_GREY, linestyle=":", linewidth=1.4, label=label)
+    for name, (label, colour, marker) in STYLES.items():
+        points = sorted((r["m"], r[key]) for r in rows if r["provider"] == name and r[key])
+        if points:
+            width, size = (2.6, 7) if name == "fastssl" else (1.5, 5)
+            order = 5 if name == "fastssl" else 3
+            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, linewidth=width, markersize=size,
+                      label=label, zorder=order)  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(sorted({r["m"] for r in rows})))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda m, _: f"{m:.0f}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value, text)))
+    axes.yaxis.set_major_locator(LogLocator(base=10 if key == "time_ms" else 4))  # MiB and GiB go in powers of two
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("2N, rows of both views", color=_INK)
+    axes.set_ylabel(ylabel, color=_INK)
+    axes.set_title(title, loc="left", fontsize=10, color=_INK)
+    axes.grid(axis="y", color="#e6eaee", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=_INK)
+    # In the order of the last values, as the lines end, so that the eye need not search.
+    handles, labels = axes.get_legend_handles_labels()
+    ends = [handle.get_ydata()[-1] * (max(r["m"] for r in rows) / handle.get_xdata()[-1]) ** 2 for handle in handles]
+    order = sorted(range(len(handles)), key=lambda i: -ends[i])
+    figure.legend(
+        [handles[i] for i in order], [labels[i] for i in order], loc="outside right center", frameon=False, fontsize=9
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return path
+
+
+def _short(value: float, text: Any) -> str:
+    if text is time_text:
+        return f"{value / 1000:g} s" if value >= 1000 else f"{value:g} ms"
+    return f"{value / 1024:.3g} GiB" if value >= 1024 else f"{value:g} MiB"
