@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 import copy
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from memory import peak_extra_bytes
 
 import fastssl
 from fastssl import data, evaluate, methods, transforms
@@ -73,33 +72,6 @@ def train_and_evaluate(name: str, out: Path) -> dict[str, dict[str, float]]:
     return table
 
 
-# Runs in a process of its own, so that memory kept by an earlier step cannot hide a peak. Writing 5 to clear_refs
-# makes the kernel's mark of the highest resident memory, VmHWM, start again from the present (Linux).
-_PEAK = """
-import sys
-import torch
-from fastssl import functional
-from fastssl._bench import eager_ntxent
-form = {"fastssl": functional.ntxent, "eager": eager_ntxent}[sys.argv[1]]
-def step(z):
-    torch.autograd.grad(form(*z, 0.5), z)
-def resident(mark):
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(mark))
-inputs = [[torch.randn(n, 128, requires_grad=True) for _ in range(2)] for n in (512, int(sys.argv[2]))]
-step(inputs[0])  # loads what is loaded once
-open("/proc/self/clear_refs", "w").write("5")
-before = resident("VmRSS")
-step(inputs[1])
-print(resident("VmHWM") - before)
-"""
-
-
-def loss_peak_mib(form: str, pairs: int) -> float:
-    """Peak memory in MiB that forward plus backward of a loss add to its inputs, gradients included."""
-    done = subprocess.run([sys.executable, "-c", _PEAK, form, str(pairs)], capture_output=True, text=True, check=True)
-    return max(0, int(done.stdout)) / 2**10
-
-
 def report(tables: dict[str, dict[str, dict[str, float]]], peaks: dict[str, float], pairs: int, seconds: float) -> str:
     """The report as Markdown."""
     lines = ["# SimCLR with fastssl on two embedded data sets", ""]
@@ -136,7 +108,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     tables = {name: train_and_evaluate(name, args.out) for name in RECIPES if args.only in (None, name)}
     pairs = 4096
-    peaks = {form: loss_peak_mib(form, pairs) for form in ("fastssl", "eager")}
+    peaks = {form: peak_extra_bytes(form, 2 * pairs) / 2**20 for form in ("fastssl", "eager")}
     text = report(tables, peaks, pairs, time.perf_counter() - start)
     (args.out / "report.md").write_text(text)
     print(text)

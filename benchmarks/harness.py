@@ -7,7 +7,6 @@ its compulsory bytes over the rate of a large copy. Both rates are measured in t
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,14 +14,16 @@ from typing import Any
 import memory
 import torch
 from environment import available_bytes
-from providers import PROVIDERS, auto_backend
+from providers import PROVIDERS, backends
 
 from fastssl._bench import interleave, time_call, time_loss
 
 MODES = ("fwd", "fwd_bwd")
 ROUNDS, LEAST_ROUNDS, INPUT_SETS = 40, 3, 3
-MEMORY_SHARE = 0.7  # of what is free: a provider that is foreseen to need more is not run
+MEMORY_SHARE = 0.8  # of what is free: a provider that is foreseen to need more is not run
+Times = dict[str, list[tuple[float, float]]]  # milliseconds of forward and of the whole step, by name and round
 MATMUL, COPY = "matmul", "copy"
+MEMORY_TIMEOUT_S = 120
 OUT_OF_MEMORY = "out of memory budget"
 OUT_OF_TIME = "out of time budget"
 
@@ -91,15 +92,25 @@ def _peaks(problem: Problem, provider: str, device: str, foresight: Foresight) -
         for mode in MODES[::-1]:
             if mode == "fwd" and answers["fwd_bwd"].get("seconds", 0) > 2:
                 break  # its peak adds nothing to that of the whole step, which has cost enough time
-            answers[mode] = memory.measure(provider, problem.m, problem.d, problem.dtype, mode, device)
+            answers[mode] = memory.measure(
+                provider, problem.m, problem.d, problem.dtype, mode, device, MEMORY_TIMEOUT_S
+            )
     except MemoryError:
         return {"note": f"{OUT_OF_MEMORY}: the call failed"}
-    except RuntimeError as error:
-        if "does not tell" not in str(error):
+    except TimeoutError:
+        return {"note": f"{OUT_OF_TIME}: over {MEMORY_TIMEOUT_S} s a step"}
+    except Exception as error:
+        if "does not tell" in str(error):  # not on this system: its time is measured all the same
+            return {}
+        if provider == "fastssl":
             raise
-        return {}
+        print(f"{provider} fails at m = {problem.m}: {error}", flush=True)
+        return {"note": f"failed: {type(error).__name__}"}
     foresight.note(provider, "peak_bytes", problem, answers["fwd_bwd"]["peak_bytes"])
-    foresight.note(provider, "step_s", problem, answers["fwd_bwd"]["seconds"])
+    if (
+        foresight.foresee(provider, "step_s", problem) is None
+    ):  # a first call, in fresh pages: slower than those to come
+        foresight.note(provider, "step_s", problem, answers["fwd_bwd"]["seconds"])
     return {
         "peak_mib": {mode: answer["peak_bytes"] / 2**20 for mode, answer in answers.items()},
         "loss": answers["fwd_bwd"]["loss"],
@@ -161,8 +172,8 @@ def measure(problem: Problem, names: Sequence[str], device: str, foresight: Fore
     ]
 
 
-def _time(problem: Problem, names: Sequence[str], device: str) -> dict[str, list[tuple[float, float]]]:
-    """Milliseconds of forward and of the whole step, by provider and round; references give (ms, ms)."""
+def _time(problem: Problem, names: Sequence[str], device: str) -> Times:
+    """Time the named providers and the machine's references in turns; a reference gives its time twice."""
     sets = [memory.inputs(problem.m, problem.d, problem.dtype, device, seed) for seed in range(INPUT_SETS)]
     losses = {name: PROVIDERS[name].build() for name in names}
     steps: dict[str, Callable[[int], tuple[float, float]]] = {
@@ -173,9 +184,7 @@ def _time(problem: Problem, names: Sequence[str], device: str) -> dict[str, list
     return interleave(steps, ROUNDS, budget_s=problem.budget_s, least=LEAST_ROUNDS)
 
 
-def _row(
-    problem: Problem, name: str, mode: str, device: str, peaks: dict[str, Any], times: dict[str, list[tuple[float, float]]]
-) -> dict[str, Any]:  # fmt: skip
+def _row(problem: Problem, name: str, mode: str, device: str, peaks: dict[str, Any], times: Times) -> dict[str, Any]:
     which = MODES.index(mode)
     median_ms = {who: statistics.median(t[which] for t in values) for who, values in times.items()}
     side, numel = _reference_sizes(device)
@@ -185,7 +194,7 @@ def _row(
     moved = compulsory_bytes(problem.m, problem.d, mode, getattr(torch, problem.dtype).itemsize)
     backend = PROVIDERS[name].backend
     if name == "fastssl":
-        backend = auto_backend(device, getattr(torch, problem.dtype), problem.d)
+        backend = backends(device, getattr(torch, problem.dtype), problem.d)[0]
     row = {
         "op": "ntxent", "provider": name, "backend": backend, "device": device.split(":")[0], "dtype": problem.dtype,
         "m": problem.m, "d": problem.d, "mode": mode,
@@ -205,7 +214,7 @@ def _row(
     return {k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in row.items()}
 
 
-def describe(rows: Sequence[dict[str, Any]], file: Any = sys.stdout) -> None:
+def describe(rows: Sequence[dict[str, Any]]) -> None:
     """Print the whole steps of some rows as a small table."""
     for row in rows:
         if row["mode"] != "fwd_bwd":
@@ -213,7 +222,7 @@ def describe(rows: Sequence[dict[str, Any]], file: Any = sys.stdout) -> None:
         peak = "-" if row["peak_mib"] is None else f"{row['peak_mib']:.1f}"
         size = f"{row['m']:6} {row['d']:4} {row['dtype']:9} {row['provider']:14}"
         if row["time_ms"] is None:
-            print(f"{size} {'-':>10} ms {peak:>9} MiB  {row['note']}", file=file, flush=True)
+            print(f"{size} {'-':>10} ms {peak:>9} MiB  {row['note']}", flush=True)
         else:
             told = f"{100 * row['fraction_of_matmul']:5.1f} % of matmul  {row['time_over_fastssl']:6.2f} x fastssl"
-            print(f"{size} {row['time_ms']:10.3f} ms {peak:>9} MiB  {told}", file=file, flush=True)
+            print(f"{size} {row['time_ms']:10.3f} ms {peak:>9} MiB  {told}", flush=True)

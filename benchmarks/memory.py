@@ -25,6 +25,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -34,6 +35,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from environment import available_bytes
 from providers import PROVIDERS, Loss
 
 WARM_ROWS = 2048  # beyond this size the code that runs does not change, and a warm-up would only cost time
@@ -45,6 +47,7 @@ _MALLOC = {
     "MALLOC_MMAP_MAX_": "1000000",
 }
 _PR_SET_THP_DISABLE = 41
+_ERRORS = {"memory": MemoryError, "time": TimeoutError, "other": RuntimeError}
 
 
 def peak_extra_bytes(
@@ -64,6 +67,7 @@ def peak_extra_bytes(
 
     Raises:
         MemoryError: the call ran out of memory, or the system ended it for that.
+        TimeoutError: on a CPU, it took longer than `timeout_s`.
         RuntimeError: the call failed, or this system does not tell a process's peak memory.
     """
     return measure(provider, m, d, dtype, mode, device, timeout_s)["peak_bytes"]
@@ -80,7 +84,7 @@ def measure(
     request = {"provider": provider, "m": m, "d": d, "dtype": name, "mode": mode}
     answer = _server().ask(request, timeout_s)
     if "error" in answer:
-        raise (MemoryError if answer["memory"] else RuntimeError)(f"{provider}, m = {m}, d = {d}: {answer['error']}")
+        raise _ERRORS[answer["kind"]](f"{provider}, m = {m}, d = {d}: {answer['error']}")
     return answer
 
 
@@ -120,7 +124,7 @@ def _on_cuda(provider: str, m: int, d: int, dtype: str, mode: str, device: str) 
 
 
 def resident_bytes(mark: str) -> int:
-    """VmRSS (now) or VmHWM (highest) of this process."""
+    """VmRSS (now), VmHWM (highest) or VmSize (with what was never touched) of this process."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith(mark))
 
@@ -143,6 +147,9 @@ def _in_child(request: dict[str, Any]) -> dict[str, Any]:
         peak_of(lambda: torch.zeros(1 << 20, dtype=torch.uint8))
         peak, _ = peak_of(lambda: torch.ones(m * d, dtype=torch.uint8))
         return {"peak_bytes": peak, "loss": 0.0, "seconds": 0.0}
+    # Beyond what is free, a call shall fail by itself rather than have the system end some process.
+    limit = int(resident_bytes("VmSize") + 0.95 * (available_bytes("cpu") or 2**50))
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     loss = PROVIDERS[provider].build()
     # A compiled loss is compiled for one size: its warm-up must be of that size.
     warm_rows = m if provider == "compile" else min(m, WARM_ROWS)
@@ -163,7 +170,10 @@ def _fork_and_measure(request: dict[str, Any]) -> dict[str, Any]:
                 answer = _in_child(request)
             except Exception as error:
                 exhausted = isinstance(error, MemoryError) or "allocate memory" in str(error)
-                answer = {"error": f"{type(error).__name__}: {str(error)[:500]}", "memory": exhausted}
+                answer = {
+                    "error": f"{type(error).__name__}: {str(error)[:500]}",
+                    "kind": "memory" if exhausted else "other",
+                }
             with os.fdopen(write, "w") as pipe:
                 json.dump(answer, pipe)
             code = 0
@@ -175,7 +185,7 @@ def _fork_and_measure(request: dict[str, Any]) -> dict[str, Any]:
     _, status = os.waitpid(child, 0)
     if text:
         return json.loads(text)
-    return {"error": f"the process ended with status {status}", "memory": os.WIFSIGNALED(status)}
+    return {"error": f"the process ended with status {status}", "kind": "memory" if os.WIFSIGNALED(status) else "other"}
 
 
 def _serve() -> None:
@@ -214,9 +224,9 @@ class _Server:
         self.process.stdin.flush()
         if not select.select([self.process.stdout], [], [], timeout_s)[0]:
             self.close()
-            return {"error": f"no answer within {timeout_s:.0f} s", "memory": False}
+            return {"error": f"no answer within {timeout_s:.0f} s", "kind": "time"}
         line = self.process.stdout.readline()
-        return json.loads(line) if line else {"error": "the measuring process ended", "memory": False}
+        return json.loads(line) if line else {"error": "the measuring process ended", "kind": "other"}
 
     def close(self) -> None:
         _server.cache_clear()

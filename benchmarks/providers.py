@@ -82,39 +82,24 @@ PROVIDERS = {
 }
 
 
-def auto_backend(device: str, dtype: torch.dtype, d: int) -> str:
-    """The name of the backend that `auto` takes for float embeddings of that kind."""
+def backends(device: str, dtype: torch.dtype, d: int) -> list[str]:
+    """Backends of fastssl that run embeddings of that kind here; `auto` takes the first."""
     from fastssl import _backend
 
     importlib.import_module("fastssl.functional")
-    z = torch.empty(1, d, dtype=dtype, device=device)
-    chosen = _backend.select("ntxent", z, "auto")
-    return next(b for b in _backend.BACKENDS if _runs(b, z) and _backend.select("ntxent", z, b) is chosen)
-
-
-def _runs(backend: str, z: torch.Tensor) -> bool:
-    from fastssl import _backend
-
-    if backend == "triton" and z.device.type == "cpu":
-        return False  # the interpreter checks kernels; its time says nothing
-    try:
-        _backend.select("ntxent", z, backend)
-    except RuntimeError:
-        return False
-    return True
+    like = torch.empty(1, d, dtype=dtype, device=device)
+    # Triton's interpreter checks kernels on a CPU; its time says nothing.
+    names = [b for b in _backend.BACKENDS if not (b == "triton" and like.device.type == "cpu")]
+    return [b for b in names if _backend.why_not("ntxent", b, like) is None]
 
 
 @functools.cache
 def available(device: str, dtype: torch.dtype = torch.float32, d: int = 128) -> tuple[str, ...]:
     """Names of the providers that can run here; the backend that `auto` takes is left to "fastssl"."""
-    importlib.import_module("fastssl.functional")
-    z = torch.empty(1, d, dtype=dtype, device=device)
-    auto = auto_backend(device, dtype, d)
-    names = []
-    for p in PROVIDERS.values():
-        if p.package is not None and importlib.util.find_spec(p.package) is None:
-            continue
-        if p.backend is not None and (p.backend == auto or not _runs(p.backend, z)):
-            continue
-        names.append(p.name)
-    return tuple(names)
+    forced = backends(device, dtype, d)[1:]
+    return tuple(
+        p.name
+        for p in PROVIDERS.values()
+        if (p.package is None or importlib.util.find_spec(p.package) is not None)
+        and (p.backend is None or p.backend in forced)
+    )

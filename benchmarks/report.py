@@ -2,8 +2,8 @@
 
     python benchmarks/report.py [--check] [--readme FILE] [--results DIR]
 
-The tables go between `<!-- bench:ntxent:begin -->` and `<!-- bench:ntxent:end -->`; --check changes nothing and
-exits 1 where they differ from what the results give.
+The tables go between `<!-- bench:ntxent:begin -->` and `<!-- bench:ntxent:end -->`, the plots between such markers
+of `ntxent-plots`. --check changes nothing and exits 1 where the text differs from what the results give.
 """
 
 from __future__ import annotations
@@ -82,8 +82,9 @@ def compared_dtypes(rows: Sequence[Row]) -> list[str]:
 def _table(rows: Sequence[Row], dtype: str) -> list[str]:
     columns = _peers(rows, dtype)
     at = {(r["m"], r["provider"]): r for r in rows if r["dtype"] == dtype and r["d"] == _WIDTH}
+    rate = "matmul" if any(r["device"] == "cuda" for r in rows) else "sgemm"
     lines = [
-        f"| 2N | {' | '.join(NAMES[c] for c in columns)} | fastssl, share of matmul rate |",
+        f"| 2N | {' | '.join(NAMES[c] for c in columns)} | fastssl, of {rate} |",
         "|---:|" + "---:|" * (len(columns) + 1),
     ]
     for m in sorted({m for m, _ in at}):
@@ -109,7 +110,7 @@ def _dtypes_line(rows: Sequence[Row]) -> list[str]:
     for dtype in dict.fromkeys(r["dtype"] for r in rows):
         own = [r for r in rows if r["dtype"] == dtype and r["provider"] == "fastssl" and r["time_ms"] is not None]
         if dtype not in compared_dtypes(rows) and own:
-            sizes = (f"{time_text(r['time_ms'])}, {memory_text(r['peak_mib'])} at 2N = {r['m']}" for r in own)
+            sizes = (f"{_cell(r)} at 2N = {r['m']}" for r in own)
             told.append(f"{dtype} {'; '.join(sizes)}")
     return [f"fastssl in other types, d = {_WIDTH}: {'. '.join(told)}."] if told else []
 
@@ -129,7 +130,7 @@ def _fallback_line(rows: Sequence[Row]) -> list[str]:
     return told
 
 
-def section(result: dict[str, Any], machine: str, op: str = "ntxent") -> str:
+def section(result: dict[str, Any]) -> str:
     """The Markdown of one machine."""
     where, rows = result["environment"], _steps(result)
     versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
@@ -140,26 +141,37 @@ def section(result: dict[str, Any], machine: str, op: str = "ntxent") -> str:
         lines += ["", *_table(rows, dtype), "", *_widths_line(rows, dtype)]
     lines += ["", " ".join(_dtypes_line(rows) + _fallback_line(rows)), ""]
     lines += [f"Measured {where['date']} by `{result['command']}`, commit {commit}; {versions}."]
-    lines += [f"Plots: [time](benchmarks/results/{machine}/{op}_time.png),"
-              f" [memory](benchmarks/results/{machine}/{op}_memory.png)."]  # fmt: skip
     text = "\n".join(lines)
     while "\n\n\n" in text:
         text = text.replace("\n\n\n", "\n\n")
     return text
 
 
-def block(results: dict[str, dict[str, Any]], op: str = "ntxent") -> str:
-    """All that stands between the markers."""
-    return "\n\n".join(section(result, machine, op) for machine, result in results.items())
+def pictures(results: dict[str, dict[str, Any]], op: str = "ntxent") -> str:
+    """The Markdown of the plots of all machines."""
+    return "\n\n".join(
+        f"![{what} of {op} over 2N, {result['environment']['machine_name']}]"
+        f"(benchmarks/results/{machine}/{op}_{what}.png)"
+        for machine, result in results.items()
+        for what in ("time", "memory")
+    )
 
 
-def insert(text: str, content: str, op: str = "ntxent") -> str:
-    """Return the text with the content between its markers.
+def update(text: str, results: dict[str, dict[str, Any]], op: str = "ntxent") -> str:
+    """Return the README's text with tables, and with plots where it has markers for them."""
+    text = insert(text, "\n\n".join(section(result) for result in results.values()), op)
+    if BEGIN.format(op=f"{op}-plots") in text:
+        text = insert(text, pictures(results, op), f"{op}-plots")
+    return text
+
+
+def insert(text: str, content: str, name: str) -> str:
+    """Return the text with the content between the markers of that name.
 
     Raises:
         ValueError: a marker is missing, or they are in the wrong order.
     """
-    begin, end = BEGIN.format(op=op), END.format(op=op)
+    begin, end = BEGIN.format(op=name), END.format(op=name)
     start, stop = text.find(begin), text.find(end)
     if start < 0 or stop < start:
         raise ValueError(f"README: got no markers {begin} and {end}, in that order, want both")
@@ -178,9 +190,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"report: no results in {args.results}; run pytest benchmarks/bench_ntxent.py", file=sys.stderr)
         return 1
     old = args.readme.read_text()
-    new = insert(old, block(results))
+    new = update(old, results)
     if args.check:
-        print("the README's tables are up to date" if new == old else "the README's tables are out of date: make report")
+        print(
+            "the README's tables are up to date" if new == old else "the README's tables are out of date: make report"
+        )
         return int(new != old)
     args.readme.write_text(new)
     print(f"written  {args.readme.name}")

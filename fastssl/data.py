@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fastssl._extras import require
-from fastssl._shapes import SHAPE_NAMES, draw
+from ._extras import require
+from ._shapes import SHAPE_NAMES, draw
 
 __all__ = ["FolderImages", "Images", "TensorImages", "digits", "load", "loader", "shapes"]
 
@@ -224,10 +224,13 @@ def _load(source: str | os.PathLike[str], split: str, image_size: int | None) ->
         return digits(split)
     if source == "shapes":
         size = image_size or 32
-        if split == "all":
-            return shapes(6000, seed=0, image_size=size)
-        n, seed = (5000, 0) if split == "train" else (1000, 1)
-        return shapes(n, seed=seed, image_size=size)
+        train, test = ((5000, 0), (1000, 2))  # images and seed
+        parts = [
+            shapes(n, seed=seed, image_size=size)
+            for n, seed in {"train": [train], "test": [test]}.get(split, [train, test])
+        ]
+        images, labels = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "labels"))
+        return TensorImages(images, labels, SHAPE_NAMES, "shapes")
     return _folder(Path(source), split, image_size or 224)
 
 

@@ -85,7 +85,7 @@ def test_report_names_every_backend_with_a_reason() -> None:
     rows = [row for row in _backend.report() if row[0] == "ntxent"]
     assert [row[1] for row in rows] == list(_backend.BACKENDS)
     assert all(why for *_, why in rows)
-    assert dict((row[1], row[2]) for row in rows)["torch"]
+    assert {row[1]: row[2] for row in rows}["torch"]
 
 
 def test_works_without_triton_extension_and_extras() -> None:

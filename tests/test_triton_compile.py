@@ -1,5 +1,6 @@
 """Every entry of the launch table compiled for its architecture, with no GPU: no spills, memory under the chip's limit,
-tensor-core instructions where a matrix product is meant. Needs the compiler, so TRITON_INTERPRET must not be set."""
+tensor-core instructions where a matrix product is meant. Needs the compiler, so TRITON_INTERPRET must not be set.
+"""
 
 import contextlib
 import io
@@ -28,11 +29,7 @@ TENSOR_MEMORY = 512  # columns
 WIDTHS = (32, 64, 128, 256, 512, 1024)
 POINTERS = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
 EMBEDDINGS = ("z0", "z1", "zn", "grad_z0", "grad_z1")
-SCALARS = {"n": "i32", "splits": "i32", "w_shift": "fp32"}
-needs_ptxas = pytest.mark.skipif(
-    not os.path.exists(triton.knobs.nvidia.ptxas.path), reason="Triton's bundled ptxas is not there"
-)
-pytestmark = needs_ptxas
+FIXED = {"n": "i32", "splits": "i32", "w_shift": "fp32", "lse": "*fp64", "pos": "*fp64"}
 
 
 def compile_kernel(kernel, arch, constants, options, dtype="float32", tau="*fp32"):
@@ -45,7 +42,7 @@ def compile_kernel(kernel, arch, constants, options, dtype="float32", tau="*fp32
             signature[name] = "i32"
         else:
             signature[name] = (
-                tau if name == "tau" else SCALARS.get(name) or POINTERS[dtype if name in EMBEDDINGS else "float32"]
+                tau if name == "tau" else FIXED.get(name) or POINTERS[dtype if name in EMBEDDINGS else "float32"]
             )
     aligned = [n.startswith("stride") or t.startswith("*") for n, t in signature.items()]  # as for widths of whole 16s
     aligned = [a and t != "constexpr" for a, t in zip(aligned, signature.values(), strict=True)]
@@ -82,7 +79,7 @@ def split(kwargs):
 
 
 def cases():
-    """(arch, dtype, precision, width): all widths in the commonest forms, one width for what differs little from them."""
+    """(arch, dtype, precision, width): all widths in the commonest forms, one for what differs little from them."""
     for arch in CHIPS:
         for width in WIDTHS:
             yield arch, "bfloat16", "ieee", width

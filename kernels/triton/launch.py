@@ -1,4 +1,4 @@
-"""Launch configurations: op x architecture x bytes an element x width. The only place where blocks and warps are chosen.
+"""Launch configurations: op x architecture x bytes an element x width; blocks and warps are chosen nowhere else.
 
 The tests compile every entry for its architecture: no spills, shared and tensor memory under the chip's limit.
 """
@@ -22,8 +22,8 @@ class Config:
     block_d: int | None = None  # chunk of the width: tiles are [rows, block_d]
     num_warps: int = 4
     num_stages: int = 1
-    resident: bool | None = None  # keep the row block in shared memory; otherwise read it again for every column block
-    block_slice: int | None = None  # backward, not resident: columns of the gradient at a time, each recomputing the scores
+    resident: bool | None = None  # keep the row block in shared memory, or read it again for every column block
+    block_slice: int | None = None  # backward, not resident: columns of the gradient a pass; each recomputes the scores
     mask_all: bool | None = None  # mask every tile rather than branch
 
     def kwargs(self) -> dict[str, int]:
@@ -50,7 +50,7 @@ def _bwd(block_m: int, block_n: int, block_d: int, num_warps: int, num_stages: i
 
 
 def _bwd_sliced(block_m: int, block_n: int, block_d: int, num_warps: int, num_stages: int, block_slice: int) -> Config:
-    return Config(block_m, block_n, block_d, num_warps, num_stages, resident=False, block_slice=block_slice, mask_all=False)
+    return replace(_bwd(block_m, block_n, block_d, num_warps, num_stages), resident=False, block_slice=block_slice)
 
 
 FALLBACK = 0  # any other architecture: mma.sync tiles that fit 99 KiB of shared memory
@@ -126,7 +126,7 @@ TABLE = {
             2: {
                 64: (_bwd(128, 64, 64, 8, 2), _bwd(64, 64, 64, 4, 2)),
                 128: (_bwd(128, 64, 128, 8, 2), _bwd(64, 64, 128, 4, 2)),
-                256: (_bwd(128, 64, 256, 8, 2), _bwd(64, 64, 128, 4, 2)),
+                256: (_bwd(128, 64, 128, 8, 2), _bwd(64, 128, 256, 8, 2)),
                 512: (_bwd(64, 64, 512, 8, 2, mask_all=True), _bwd(32, 64, 128, 8, 2)),
                 1024: (_bwd(32, 32, 256, 8, 2),),
             },
@@ -138,7 +138,7 @@ TABLE = {
         },
         100: {
             2: {
-                64: (_bwd(128, 128, 64, 8, 2), _bwd(64, 64, 64, 4, 2)),
+                64: (_bwd(128, 64, 64, 8, 2), _bwd(64, 64, 64, 4, 2)),
                 128: (_bwd(128, 64, 128, 8, 3), _bwd(64, 64, 128, 4, 3)),
                 256: (_bwd(128, 64, 256, 8, 2), _bwd(64, 64, 256, 4, 2)),
                 512: (_bwd(64, 32, 512, 8, 2),),

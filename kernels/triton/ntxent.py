@@ -1,6 +1,6 @@
 """NT-Xent (SimCLR's loss) in Triton: forward in three launches, backward in two, no m x m matrix.
 
-With rows z = [z0; z1] (m = 2 N), zn_i = z_i / max(|z_i|, 1e-12), s_ij = <zn_i, zn_j> and the positive p(i) = i + N mod m:
+Rows z = [z0; z1] (m = 2 N), zn_i = z_i / max(|z_i|, 1e-12), s_ij = <zn_i, zn_j>, positive p(i) = i + N mod m:
 
     nll_i = log sum_{j != i} exp(s_ij / tau) - s_{i p(i)} / tau,        loss = mean_i nll_i
 
@@ -27,15 +27,6 @@ from .ntxent_kernels import (
 )
 
 
-def unsupported(dtype: torch.dtype, width: int) -> str | None:
-    """Why this backend cannot take embeddings of that dtype and width, in one sentence; None if it can."""
-    if dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return f"the Triton kernels take float32, float16 or bfloat16, not {dtype}"
-    if not 1 <= width <= launch.MAX_WIDTH:
-        return f"the Triton kernels take widths 1 to {launch.MAX_WIDTH}, not {width}"
-    return None
-
-
 def ntxent_fwd(
     z0: torch.Tensor,  # [N, d]
     z1: torch.Tensor,  # [N, d]
@@ -51,7 +42,7 @@ def ntxent_fwd(
         loss: [] float32, the mean of nll.
         zn: [2 N, d], the rows normalised, in z's dtype (float32 on the CPU, that is, in Triton's interpreter).
         inv_norm: [2 N] float32, 1 / max(|z|, 1e-12).
-        lse: [2 N] float32, log sum_{j != i} exp(s_ij / tau).
+        lse: [2 N] float64, log sum_{j != i} exp(s_ij / tau).
         nll: [2 N] float32, lse_i - s_{i p(i)} / tau.
 
     Sums of float32 by atomics: the last digits may differ from run to run, unless
@@ -67,7 +58,8 @@ def ntxent_fwd(
     splits = launch.splits(config, device, m)
 
     zn = torch.empty((m, width), dtype=z0.dtype if device.type == "cuda" else torch.float32, device=device)
-    inv_norm, lse, nll, pos = (torch.empty(m, dtype=torch.float32, device=device) for _ in range(4))
+    inv_norm, nll = (torch.empty(m, dtype=torch.float32, device=device) for _ in range(2))
+    lse, pos = (torch.empty(m, dtype=torch.float64, device=device) for _ in range(2))
     part_max, part_sum = (torch.empty((splits, m), dtype=torch.float32, device=device) for _ in range(2))
     loss = torch.empty((), dtype=torch.float32, device=device)
     with torch.cuda.device_of(z0):
@@ -79,7 +71,8 @@ def ntxent_fwd(
             WIDTH=width, PRECISION=_precision(z0), DETERMINISTIC=deterministic, **config.kwargs(),
         )  # fmt: skip
         ntxent_finish_kernel[(1,)](
-            tau, pos, part_max, part_sum, nll, lse, loss, n, splits, DETERMINISTIC=deterministic, **launch.REDUCTION.kwargs()
+            tau, pos, part_max, part_sum, nll, lse, loss, n, splits,
+            DETERMINISTIC=deterministic, **launch.REDUCTION.kwargs(),
         )  # fmt: skip
     return loss, zn, inv_norm, lse, nll
 
@@ -114,7 +107,8 @@ def ntxent_bwd(
     grad_tau = torch.empty((), dtype=tau_dtype, device=device)
     with torch.cuda.device_of(z0):
         ntxent_bwd_kernel[(2 * triton.cdiv(n, config.block_m),)](
-            grad, z0, z1, tau, zn, inv_norm, lse, nll, grad_z0, grad_z1, grad_zn, row_dot, n, *z0.stride(), *z1.stride(), w_shift,
+            grad, z0, z1, tau, zn, inv_norm, lse, nll, grad_z0, grad_z1, grad_zn, row_dot,
+            n, *z0.stride(), *z1.stride(), w_shift,
             WIDTH=width, PRECISION=_precision(z0), **config.kwargs(), **launch.epilogue(config, width),
         )  # fmt: skip
         ntxent_bwd_tau_kernel[(1,)](tau, row_dot, grad_tau, n, **launch.REDUCTION.kwargs())

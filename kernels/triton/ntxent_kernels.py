@@ -1,5 +1,8 @@
 """Device code of NT-Xent; the formulas are in ntxent.py, which launches it."""
 
+# What the compiler of @triton.jit wants differs from plain Python: no starred tuples, no `or` with a constexpr.
+# ruff: noqa: B007, RUF005, SIM114
+
 import triton
 import triton.language as tl
 
@@ -10,7 +13,6 @@ from .tiles import (
     MAX_PLAIN_INV_TAU,
     accumulate,
     dot,
-    inverse_temperature,
     load_chunk,
     load_rows,
     log1p,
@@ -21,8 +23,8 @@ from .tiles import (
     scores,
     scores_streamed,
     store_chunk,
+    temperature,
 )
-
 
 
 @triton.jit
@@ -31,7 +33,7 @@ def ntxent_normalize_kernel(
     z1,  # [N, d], any strides
     zn,  # out [m, d]
     inv_norm,  # out [m] float32
-    pos,  # out [m] float32: s_{i p(i)}
+    pos,  # out [m] float64: s_{i p(i)}
     sums,  # out [m] float32: zeroed for the atomics of ntxent_fwd_kernel
     n,
     stride_z0_row,
@@ -56,7 +58,7 @@ def ntxent_normalize_kernel(
     y0 = y0.to(zn.dtype.element_ty)
     y1 = y1.to(zn.dtype.element_ty)
     # From the rounded rows, as the tiles see them: both terms of nll then belong to the same vectors.
-    s = tl.sum(y0.to(tl.float32) * y1.to(tl.float32), axis=1)
+    s = tl.sum(y0.to(tl.float64) * y1.to(tl.float64), axis=1)
     out = r * WIDTH + c
     shift = tl.cast(n, tl.int64) * WIDTH
     tl.store(zn + out, y0, mask=mask)
@@ -65,15 +67,15 @@ def ntxent_normalize_kernel(
     tl.store(inv_norm + n + rows, inv1, mask=row_mask)
     tl.store(pos + rows, s, mask=row_mask)
     tl.store(pos + n + rows, s, mask=row_mask)
-    tl.store(sums + rows, tl.zeros_like(s), mask=row_mask)
-    tl.store(sums + n + rows, tl.zeros_like(s), mask=row_mask)
+    tl.store(sums + rows, tl.zeros_like(inv0), mask=row_mask)
+    tl.store(sums + n + rows, tl.zeros_like(inv1), mask=row_mask)
 
 
 @triton.jit
 def ntxent_fwd_kernel(
     zn,  # [m, d]
     tau,  # [] or scalar
-    part_max,  # out [SPLITS, m] float32, base 2; written by the full grid only
+    part_max,  # out [SPLITS, m] float32, of scores; written by the full grid only
     part_sum,  # out [SPLITS, m] float32; the half grid adds into row 0, which holds zeros
     n,
     splits,
@@ -85,10 +87,10 @@ def ntxent_fwd_kernel(
     PRECISION: tl.constexpr,
     DETERMINISTIC: tl.constexpr,
 ):
-    """Sums of exp2(s_ij log2(e) / tau) over j not in {i, p(i)}; program (I, split) owns row block I and part of its columns.
+    """Sums of exp2(s_ij log2(e) / tau) over j not in {i, p(i)}; program (I, split): row block I, part of the columns.
 
-    Half grid (1 / tau <= 64): s is symmetric, so row block I takes only the column blocks I .. I + nb / 2 (mod nb), whose
-    tiles give row sums to I and column sums to the other block: every pair of blocks once, every program the same work.
+    Half grid (1 / tau <= 64): s is symmetric, so row block I takes only the column blocks I .. I + nb / 2 (mod nb),
+    whose tiles give row sums to I and column sums to the other block: every pair of blocks once, equal work for all.
     Full grid (larger 1 / tau, or deterministic): every column block, row sums only, running maximum, no atomics.
     """
     CHUNKS: tl.constexpr = (WIDTH + BLOCK_D - 1) // BLOCK_D
@@ -97,9 +99,11 @@ def ntxent_fwd_kernel(
     block = tl.program_id(0)
     split = tl.program_id(1)
     blocks = tl.num_programs(0)
-    inv_tau = inverse_temperature(tau)
-    scale = inv_tau * LOG2E
+    inv_tau = 1.0 / temperature(tau)
+    scale = (inv_tau * LOG2E).to(tl.float32)
     half = False if DETERMINISTIC else inv_tau <= MAX_PLAIN_INV_TAU
+    # With a maximum, x stays a plain score: s - max is exact where it matters, s / tau would be rounded.
+    plain_scale = tl.where(half, scale, 1.0)
 
     steps = blocks
     if half:
@@ -125,7 +129,7 @@ def ntxent_fwd_kernel(
             s = scores(zi, load_rows(zn, col0, m, BLOCK_N, WIDTH, BLOCK_D), CHUNKS, PRECISION)
         else:
             s = scores_streamed(zn, row0, col0, m, BLOCK_M, BLOCK_N, WIDTH, BLOCK_D, PRECISION)
-        x = s * scale
+        x = s * plain_scale
         if needs_mask(row0, col0, n, m, BLOCK_M, BLOCK_N):
             x = mask_scores(x, rows, cols, n, m)
         if half:
@@ -136,7 +140,7 @@ def ntxent_fwd_kernel(
         else:
             new_max = tl.maximum(row_max, tl.max(x, axis=1))
             safe = tl.where(new_max == float("-inf"), 0.0, new_max)  # a row may be all masked so far
-            row_sum = row_sum * tl.exp2(row_max - safe) + tl.sum(tl.exp2(x - safe[:, None]), axis=1)
+            row_sum = row_sum * tl.exp2((row_max - safe) * scale) + tl.sum(tl.exp2((x - safe[:, None]) * scale), axis=1)
             row_max = new_max
 
     if half:
@@ -150,11 +154,11 @@ def ntxent_fwd_kernel(
 @triton.jit
 def ntxent_finish_kernel(
     tau,  # [] or scalar
-    pos,  # [m] float32
+    pos,  # [m] float64
     part_max,  # [SPLITS, m] float32
     part_sum,  # [SPLITS, m] float32
     nll,  # out [m] float32
-    lse,  # out [m] float32
+    lse,  # out [m] float64
     loss,  # out [] float32
     n,
     splits,
@@ -163,7 +167,8 @@ def ntxent_finish_kernel(
 ):
     """Per-row losses and their mean, in one program: a fixed order of summation and no counter to reset."""
     m = 2 * n
-    inv_tau = inverse_temperature(tau)
+    inv_tau = 1.0 / temperature(tau)
+    scale = (inv_tau * LOG2E).to(tl.float32)
     half = False if DETERMINISTIC else inv_tau <= MAX_PLAIN_INV_TAU
     total = tl.zeros((BLOCK_M,), tl.float32)
     for row0 in range(0, m, BLOCK_M):
@@ -181,36 +186,57 @@ def ntxent_finish_kernel(
                 part = tl.load(part_sum + at, mask=mask, other=1.0)
                 new_top = tl.maximum(top, part_top)
                 safe = tl.where(new_top == float("-inf"), 0.0, new_top)
-                r = r * tl.exp2(top - safe) + part * tl.exp2(part_top - safe)
+                r = r * tl.exp2((top - safe) * scale) + part * tl.exp2((part_top - safe) * scale)
                 top = new_top
             top = tl.where(top == float("-inf"), 0.0, top)
-        own = tl.load(pos + rows, mask=mask, other=0.0) * inv_tau
-        u = (top + tl.log2(r)) * LN2 - own  # -inf when N = 1: no negatives, loss 0
-        row_nll = tl.maximum(u, 0.0) + log1p(tl.exp(-tl.abs(u)))
+        own = tl.load(pos + rows, mask=mask, other=0.0)
+        # In float64, as lse is 1 / tau in size: its float32 rounding would shift every probability of the row.
+        u = (top.to(tl.float64) - own) * inv_tau + (tl.log2(r) * LN2).to(tl.float64)  # -inf when N = 1: loss 0
+        exact_nll = tl.maximum(u, 0.0) + log1p(tl.exp(-tl.abs(u).to(tl.float32))).to(tl.float64)
+        row_nll = exact_nll.to(tl.float32)
         tl.store(nll + rows, row_nll, mask=mask)
-        tl.store(lse + rows, own + row_nll, mask=mask)
+        tl.store(lse + rows, own * inv_tau + exact_nll, mask=mask)
         total += tl.where(mask, row_nll, 0.0)
     tl.store(loss, tl.sum(total, axis=0) / m)
 
 
 @triton.jit
+def _plain_factor(lse, w_shift):
+    """2^w_shift exp(-lse)."""
+    return tl.exp2(w_shift - lse.to(tl.float32) * LOG2E)
+
+
+@triton.jit
+def _level_and_factor(lse, tau, w_shift):
+    """(level, factor) such that 2^w_shift exp(s / tau - lse) = exp2((s - level) log2(e) / tau) factor.
+
+    The level is lse in units of scores, rounded: s - level is exact where it matters, s / tau would be rounded. The
+    factor gives back what rounding the level took.
+    """
+    level = (lse * tau).to(tl.float32)
+    return level, tl.exp2(w_shift - (lse * tau - level).to(tl.float32) / tau.to(tl.float32) * LOG2E)
+
+
+@triton.jit
 def _weights(
-    s, lse, lse_i, row0, col0, n, m, inv_tau, w_shift,
+    s, lse, level_i, factor_i, row0, col0, n, m, tau, scale, plain, w_shift,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, MASK_ALL: tl.constexpr,
 ):  # fmt: skip
     """2^w_shift W_ij for a tile of scores.  # [BLOCK_M, BLOCK_N]"""
     rows = row0 + tl.arange(0, BLOCK_M)
     cols = col0 + tl.arange(0, BLOCK_N)
-    lse_j = tl.load(lse + cols, mask=cols < m, other=float("inf")) * LOG2E - w_shift
-    x = s * (inv_tau * LOG2E)
+    lse_j = tl.load(lse + cols, mask=cols < m, other=0.0)
+    x = s * tl.where(plain, scale, 1.0)
     if MASK_ALL:
         x = mask_scores(x, rows, cols, n, m)
     elif needs_mask(row0, col0, n, m, BLOCK_M, BLOCK_N):
         x = mask_scores(x, rows, cols, n, m)
-    if inv_tau <= MAX_PLAIN_INV_TAU:  # one exponential an element; neither factor leaves float32's range
-        w = tl.exp2(x) * (tl.exp2(-lse_i)[:, None] + tl.exp2(-lse_j)[None, :])
+    if plain:  # one exponential an element; neither factor leaves float32's range
+        w = tl.exp2(x) * (factor_i[:, None] + _plain_factor(lse_j, w_shift)[None, :])
     else:
-        w = tl.exp2(x - lse_i[:, None]) + tl.exp2(x - lse_j[None, :])
+        level_j, factor_j = _level_and_factor(lse_j, tau, w_shift)
+        w = tl.exp2((x - level_i[:, None]) * scale) * factor_i[:, None]
+        w += tl.exp2((x - level_j[None, :]) * scale) * factor_j[None, :]
     return w
 
 
@@ -250,7 +276,7 @@ def ntxent_bwd_kernel(
     tau,  # [] or scalar
     zn,  # [m, d]
     inv_norm,  # [m] float32
-    lse,  # [m] float32
+    lse,  # [m] float64
     nll,  # [m] float32
     grad_z0,  # out [N, d]
     grad_z1,  # out [N, d]
@@ -280,7 +306,9 @@ def ntxent_bwd_kernel(
     """
     CHUNKS: tl.constexpr = (WIDTH + BLOCK_D - 1) // BLOCK_D
     m = 2 * n
-    inv_tau = inverse_temperature(tau)
+    tau = temperature(tau)
+    scale = (1.0 / tau * LOG2E).to(tl.float32)
+    plain = 1.0 / tau <= MAX_PLAIN_INV_TAU
 
     # A block of rows lies in one view, so that one set of pointers and strides serves it.
     view_blocks = tl.num_programs(0) // 2
@@ -290,8 +318,11 @@ def ntxent_bwd_kernel(
     row_mask = view_rows < n
     row0 = view_row0 + second.to(tl.int32) * n
     rows = row0 + tl.arange(0, BLOCK_M)
-    lse_i = tl.load(lse + rows, mask=rows < m, other=float("inf")) * LOG2E - w_shift
-    coef = tl.load(grad) * inv_tau / m
+    lse_i = tl.load(lse + rows, mask=rows < m, other=0.0)
+    level_i, factor_i = _level_and_factor(lse_i, tau, w_shift)
+    if plain:
+        factor_i = _plain_factor(lse_i, w_shift)
+    coef = tl.load(grad) / (tau * m).to(tl.float32)
     w_unscale = coef * tl.exp2(-w_shift)
     if RESIDENT:
         zi = load_rows(zn, row0, m, BLOCK_M, WIDTH, BLOCK_D)
@@ -301,7 +332,9 @@ def ntxent_bwd_kernel(
         for col0 in range(0, m, BLOCK_N):
             zj = load_rows(zn, col0, m, BLOCK_N, WIDTH, BLOCK_D)
             s = scores(zi, zj, CHUNKS, PRECISION)
-            w = _weights(s, lse, lse_i, row0, col0, n, m, inv_tau, w_shift, BLOCK_M, BLOCK_N, MASK_ALL)
+            w = _weights(
+                s, lse, level_i, factor_i, row0, col0, n, m, tau, scale, plain, w_shift, BLOCK_M, BLOCK_N, MASK_ALL
+            )
             acc = accumulate(w.to(zn.dtype.element_ty), zj, acc, CHUNKS, PRECISION)
         for k in tl.static_range(CHUNKS):
             store_chunk(grad_zn, acc[k] * w_unscale, row0, row_mask, k, WIDTH)
@@ -310,7 +343,9 @@ def ntxent_bwd_kernel(
             acc_part = tl.zeros((BLOCK_M, BLOCK_SLICE), tl.float32)
             for col0 in range(0, m, BLOCK_N):
                 s = scores_streamed(zn, row0, col0, m, BLOCK_M, BLOCK_N, WIDTH, BLOCK_D, PRECISION)
-                w = _weights(s, lse, lse_i, row0, col0, n, m, inv_tau, w_shift, BLOCK_M, BLOCK_N, MASK_ALL)
+                w = _weights(
+                    s, lse, level_i, factor_i, row0, col0, n, m, tau, scale, plain, w_shift, BLOCK_M, BLOCK_N, MASK_ALL
+                )
                 zj_part = load_chunk(zn, col0, m, part, BLOCK_N, WIDTH, BLOCK_SLICE)
                 acc_part = dot(w.to(zn.dtype.element_ty), zj_part, acc_part, PRECISION)
             store_chunk(grad_zn, acc_part * w_unscale, row0, row_mask, part, WIDTH)
@@ -349,5 +384,5 @@ def ntxent_bwd_tau_kernel(
     for row0 in range(0, m, BLOCK_M):
         rows = row0 + tl.arange(0, BLOCK_M)
         total += tl.load(row_dot + rows, mask=rows < m, other=0.0)
-    value = tl.sum(total, axis=0) * (-0.5 * inverse_temperature(tau))
+    value = tl.sum(total, axis=0) * (-0.5 / temperature(tau)).to(tl.float32)
     tl.store(grad_tau, value.to(grad_tau.dtype.element_ty))

@@ -1,5 +1,8 @@
 """Device functions shared by the tiled contrastive kernels: loads, products, masks and stable scalar functions."""
 
+# What the compiler of @triton.jit wants differs from plain Python: no starred tuples, types settled by if-else.
+# ruff: noqa: RUF005, SIM108
+
 import triton
 import triton.language as tl
 
@@ -10,13 +13,13 @@ MAX_PLAIN_INV_TAU = tl.constexpr(64.0)  # up to here exp(s / tau) needs no offse
 
 
 @triton.jit
-def inverse_temperature(tau):
-    """1 / tau from a scalar argument or a pointer; NaN unless tau > 0, so that a bad tau cannot give a plausible loss."""
+def temperature(tau):
+    """Return tau in float64, from a scalar or a pointer; NaN unless tau > 0: a bad tau cannot give a plausible loss."""
     if tau.dtype.is_ptr():
-        value = tl.load(tau).to(tl.float32)
+        value = tl.load(tau).to(tl.float64)
     else:
-        value = tau.to(tl.float32)
-    return tl.where(value > 0, 1.0 / value, float("nan"))
+        value = tau.to(tl.float64)
+    return tl.where(value > 0, value, float("nan"))
 
 
 @triton.jit
@@ -69,7 +72,10 @@ def scores(zi, zj, CHUNKS: tl.constexpr, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def scores_streamed(zn, row0, col0, m, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+def scores_streamed(
+    zn, row0, col0, m,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """The same with both sides read chunk by chunk, for widths whose rows do not fit in shared memory."""
     s = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for k in range(0, (WIDTH + BLOCK_D - 1) // BLOCK_D):
@@ -81,10 +87,10 @@ def scores_streamed(zn, row0, col0, m, BLOCK_M: tl.constexpr, BLOCK_N: tl.conste
 
 @triton.jit
 def needs_mask(row0, col0, n, m, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Whether a tile holds a diagonal element, a positive (|i - j| == n) or padding. Few tiles do; the rest skip the mask."""
+    """Whether a tile holds a diagonal element, a positive (|i - j| == n) or padding. Few do; the rest skip the mask."""
     low = row0 - col0 - BLOCK_N  # i - j takes every value strictly between low and high
     high = row0 - col0 + BLOCK_M
-    special = ((low < 0) & (0 < high)) | ((low < n) & (n < high)) | ((low < -n) & (-n < high))
+    special = ((low < 0) & (high > 0)) | ((low < n) & (n < high)) | ((low < -n) & (-n < high))
     return special | (row0 + BLOCK_M > m) | (col0 + BLOCK_N > m)
 
 
@@ -98,7 +104,7 @@ def mask_scores(x, rows, cols, n, m):
 
 @triton.jit
 def accumulate(w, zj, acc, CHUNKS: tl.constexpr, PRECISION: tl.constexpr):
-    """acc + w @ zj, chunk by chunk of the width."""
+    """Return acc + w @ zj, chunk by chunk of the width."""
     out = (dot(w, zj[0], acc[0], PRECISION),)
     for k in tl.static_range(1, CHUNKS):
         out = out + (dot(w, zj[k], acc[k], PRECISION),)
@@ -107,7 +113,7 @@ def accumulate(w, zj, acc, CHUNKS: tl.constexpr, PRECISION: tl.constexpr):
 
 @triton.jit
 def normalize(x):
-    """x / max(|x|, 1e-12) and the factor, for rows of any magnitude.  # [BLOCK_M, BLOCK_D], [BLOCK_M]"""
+    """Return x / max(|x|, 1e-12) and the factor, for rows of any magnitude.  # [BLOCK_M, BLOCK_D], [BLOCK_M]"""
     # Only large rows can overflow: below 2^50 the squares fit, and what underflows is far below 1e-12.
     # A power of two costs no rounding. NaN and inf reach the output whatever tl.max makes of them.
     scale = tl.where(tl.max(tl.abs(x), axis=1) > 1.125899906842624e15, 1.262177448353619e-29, 1.0)  # 2^50, 2^-96
@@ -129,5 +135,3 @@ def one_minus_exp_minus(x):
     """1 - exp(-x) for x >= 0: the rounding of e = exp(-x) cancels in (1 - e) / log(e)."""
     e = tl.exp(-x)
     return tl.where(x > 1.0, 1.0 - e, tl.where(e == 1.0, x, (e - 1.0) * x / tl.log(e)))
-
-
