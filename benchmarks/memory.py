@@ -144,7 +144,7 @@ def _in_child(request: dict[str, Any]) -> dict[str, Any]:
     m, d, dtype, mode = (request[key] for key in ("m", "d", "dtype", "mode"))
     provider = request["provider"]
     if provider == "allocation":  # the helper's own check: m * d bytes, written to
-        peak_of(lambda: torch.zeros(1 << 20, dtype=torch.uint8))
+        peak_of(lambda: torch.ones(1 << 20, dtype=torch.uint8))  # starts the threads as well
         peak, _ = peak_of(lambda: torch.ones(m * d, dtype=torch.uint8))
         return {"peak_bytes": peak, "loss": 0.0, "seconds": 0.0}
     # Beyond what is free, a call shall fail by itself rather than have the system end some process.

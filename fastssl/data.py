@@ -223,12 +223,8 @@ def _load(source: str | os.PathLike[str], split: str, image_size: int | None) ->
             raise ValueError(f"image_size: got {image_size} for 'digits', want 8")
         return digits(split)
     if source == "shapes":
-        size = image_size or 32
-        train, test = ((5000, 0), (1000, 2))  # images and seed
-        parts = [
-            shapes(n, seed=seed, image_size=size)
-            for n, seed in {"train": [train], "test": [test]}.get(split, [train, test])
-        ]
+        sizes_and_seeds = {"train": [(5000, 0)], "test": [(1000, 2)], "all": [(5000, 0), (1000, 2)]}
+        parts = [shapes(n, seed=seed, image_size=image_size or 32) for n, seed in sizes_and_seeds[split]]
         images, labels = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "labels"))
         return TensorImages(images, labels, SHAPE_NAMES, "shapes")
     return _folder(Path(source), split, image_size or 224)

@@ -25,6 +25,15 @@ def runnable(op: str, dtype: torch.dtype = torch.float32) -> list[tuple[str, str
     return pairs
 
 
+SLOW_FILES = ("test_isa.py", "test_packaging.py", "test_train.py", "test_triton_compile.py", "test_triton_ntxent.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.name in SLOW_FILES:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def nan_filled() -> Iterator[None]:
     """Fill every fresh tensor with NaN, in C++ as well, so that an element nobody writes cannot pass."""

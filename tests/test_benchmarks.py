@@ -88,7 +88,8 @@ def test_a_provider_that_computes_something_else_is_refused():
 @linux
 @pytest.mark.parametrize("mib", [4, 64])
 def test_a_known_allocation_is_seen(mib):
-    seen = memory.peak_extra_bytes("allocation", mib, 2**20) / 2**20
+    # Whatever else a process touches for the first time only adds, so the least of a few is the allocation.
+    seen = min(memory.peak_extra_bytes("allocation", mib, 2**20) for _ in range(3)) / 2**20
     assert abs(seen - mib) < 0.3 + 0.02 * mib
 
 

@@ -20,7 +20,7 @@ constexpr float EXCLUDED = -2e30f;      // a score that must not count, even aga
 constexpr double ONLINE_ABOVE = 64;     // 1/tau up to which sums of e^(s/tau) need no maximum: |s| <= 1
 static_assert(PANEL % STRIP == 0 && TILE % PANEL == 0, "register tiles must divide panels, panels tiles");
 
-// The packed problem. Rows are padded with zeros to `rows`, widths to whole slices.
+// The packed problem: rows padded with zeros to `rows`, widths to whole slices.
 struct Layout {
   int64_t n, m, d, rows, slices;
   Layout(int64_t n_, int64_t d_)
@@ -37,7 +37,6 @@ struct Tiles : Layout {
   // Running sums of the forward pass and their maxima: one per lane for a tile's rows, one for its columns.
   float *row_sum = nullptr, *row_max = nullptr;  // [rows, LANES]
   float *col_sum = nullptr, *col_max = nullptr;  // [rows]
-  // Backward.
   // 1/l_i, relative to 2^(c level_i) when online: s - level is exact where it matters, c s would be rounded.
   const float* level = nullptr;    // [rows]
   const float* inv_sum = nullptr;  // [rows]
@@ -71,15 +70,14 @@ FASTSSL_INLINE void scores(RegisterTile& s, const Tiles& t, int64_t i, int64_t j
 
 FASTSSL_INLINE bool below_diagonal(int64_t i, int64_t j) { return j + PANEL <= i + 1; }
 
-// Whether a register tile holds a pair that does not count: a row and itself, a positive, padding, or, in a triangle,
-// a pair below the diagonal.
+// Whether a register tile holds a pair that does not count: self, positive, padding, or below a triangle's diagonal.
 FASTSSL_INLINE bool has_excluded(const Tiles& t, int64_t i, int64_t j) {
   const int64_t low = j - i - (STRIP - 1), high = j - i + (PANEL - 1);
   const bool self = low <= 0 && 0 <= high, above = low <= t.n && t.n <= high, below = low <= -t.n && -t.n <= high;
   return self || above || below || i + STRIP > t.m || j + PANEL > t.m;
 }
 
-// Overwrite these pairs in a register tile that lies in memory.
+// Overwrite these pairs in a register tile in memory.
 void exclude(const Tiles& t, int64_t i, int64_t j, float* tile, int64_t stride, bool triangle, float with) {
   for (int64_t r = 0; r < STRIP; ++r)
     for (int64_t k = 0; k < PANEL; ++k) {
@@ -158,13 +156,12 @@ FASTSSL_INLINE void forward_tile(const Tiles& t, int64_t i0, int64_t i1, int64_t
 void forward_tile_plain(const Tiles& t, int64_t i0, int64_t i1, int64_t j0, int64_t j1, bool triangle) {
   forward_tile(t, i0, i1, j0, j1, triangle, false);
 }
-
 void forward_tile_online(const Tiles& t, int64_t i0, int64_t i1, int64_t j0, int64_t j1, bool triangle) {
   forward_tile(t, i0, i1, j0, j1, triangle, true);
 }
 
-// dZ[to ..] += W Z[from ..] for a tile of weights, read by rows or, `transposed`, by columns. Of a triangle only the
-// part on and above the diagonal is read; the register tiles that cross it hold zeros below.
+// dZ[to ..] += W Z[from ..] for a tile of weights, read by rows or, `transposed`, by columns. Of a triangle only what
+// is on and above the diagonal is read; register tiles that cross it hold zeros below.
 FASTSSL_INLINE void accumulate(const Tiles& t, const float* weights, bool transposed, bool triangle, int64_t to0,
                                int64_t to1, int64_t from0, int64_t from1) {
   const int row = transposed ? 1 : TILE_STRIDE, step = transposed ? TILE_STRIDE : 1;
@@ -185,7 +182,6 @@ FASTSSL_INLINE void accumulate(const Tiles& t, const float* weights, bool transp
   }
 }
 
-// Backward on one tile.
 FASTSSL_INLINE void backward_tile(const Tiles& t, int64_t i0, int64_t i1, int64_t j0, int64_t j1, bool triangle,
                                   bool online) {
   alignas(64) float weights[TILE * TILE_STRIDE];
@@ -218,7 +214,6 @@ FASTSSL_INLINE void backward_tile(const Tiles& t, int64_t i0, int64_t i1, int64_
 void backward_tile_plain(const Tiles& t, int64_t i0, int64_t i1, int64_t j0, int64_t j1, bool triangle) {
   backward_tile(t, i0, i1, j0, j1, triangle, false);
 }
-
 void backward_tile_online(const Tiles& t, int64_t i0, int64_t i1, int64_t j0, int64_t j1, bool triangle) {
   backward_tile(t, i0, i1, j0, j1, triangle, true);
 }
@@ -398,9 +393,8 @@ void backward(const NTXentBackward& a) {
       for (int64_t k = 0; k < a.d; ++k) out[k] = (out[k] - project * zn[k]) * inverse;
     }
   }
-  double sum = 0;
-  for (int64_t i = 0; i < t.m; ++i) sum += level[i];
-  *a.grad_tau = -0.5 * sum / a.tau;
+  *a.grad_tau = 0;
+  for (int64_t i = 0; i < t.m; ++i) *a.grad_tau -= 0.5 * level[i] / a.tau;
 }
 
 const NTXentKernels kernels = {forward, backward, forward_workspace, backward_workspace};
