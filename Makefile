@@ -34,7 +34,7 @@ test: lint
 	$(PYTEST) -n 2 --dist loadfile
 
 quick: $(VENV)/built
-	$(PYTEST) -n 2 --dist loadfile -x -m "not slow"
+	$(PYTEST) -n 2 --dist worksteal -x -m "not slow"
 
 lint: $(VENV)/built
 	$(BIN)/ruff check .
