@@ -33,8 +33,15 @@ def cpp_extension():
     # The instruction-set variants are chosen inside the source, so no -m flag may appear here.
     extension = CppExtension(
         "fastssl._C",
-        sources=["csrc/cpu/bindings.cpp", "csrc/cpu/ntxent.cpp"],
-        depends=["csrc/cpu/ntxent.h", "csrc/cpu/ntxent_tiles.h", "csrc/cpu/simd.h"],
+        sources=[
+            "csrc/cpu/bindings.cpp", "csrc/cpu/augment.cpp", "csrc/cpu/ntxent.cpp", "csrc/cpu/sample_params.cpp",
+        ],
+        depends=[
+            "csrc/common/augment_params.h", "csrc/common/color.h", "csrc/common/philox.h", "csrc/common/portable.h",
+            "csrc/common/resize.h", "csrc/common/sample_params.h", "csrc/cpu/augment.h", "csrc/cpu/augment_axis.h",
+            "csrc/cpu/augment_rows.h", "csrc/cpu/augment_store.h", "csrc/cpu/augment_view.h", "csrc/cpu/ntxent.h",
+            "csrc/cpu/ntxent_tiles.h", "csrc/cpu/sample_params.h", "csrc/cpu/simd.h", "csrc/cpu/variants.h",
+        ],
         extra_compile_args=["-O3", "-fopenmp", "-ffp-contract=fast", "-fvisibility=hidden", "-g0"],
         extra_link_args=["-fopenmp"],
     )

@@ -14,16 +14,17 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from . import data, evaluate, functional, losses, methods, transforms
     from ._backend import use_backend
+    from ._images import RaggedImages
     from .losses import NTXentLoss
     from .train import fit
 
 # public name -> the module that defines it
-_NAMES = {"NTXentLoss": "losses", "fit": "train", "use_backend": "_backend"}
+_NAMES = {"NTXentLoss": "losses", "RaggedImages": "_images", "fit": "train", "use_backend": "_backend"}
 _MODULES = ("data", "evaluate", "functional", "losses", "methods", "transforms")
 
 __all__ = [
-    "NTXentLoss", "__version__", "data", "evaluate", "fit", "functional", "losses", "methods", "transforms",
-    "use_backend",
+    "NTXentLoss", "RaggedImages", "__version__", "data", "evaluate", "fit", "functional", "losses", "methods",
+    "transforms", "use_backend",
 ]  # fmt: skip
 
 

@@ -32,6 +32,12 @@ def paired_embeddings(z0: object, z1: object) -> None:
         raise TypeError(f"z1: got dtype {b.dtype}, want the dtype of z0, {a.dtype}")
 
 
+def positive_int(name: str, value: object) -> None:
+    """Check an int of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: got {value!r}, want an int >= 1")
+
+
 def positive_scalar(name: str, value: object, device: torch.device) -> torch.Tensor:
     """Return a positive scalar, a number or a 0-d tensor, as a 0-d tensor.
 

@@ -31,11 +31,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
+from ._images import RaggedImages
 from ._settings import Settings
 from .data import Images, loader
 from .evaluate import features, knn, plots
 
 Row = dict[str, Any]
+Batch = tuple[Tensor | RaggedImages, Tensor]  # images and labels
 _ORDER, _STEP = 0, 1  # what a seed is for
 COLUMNS = ("step", "epoch", "loss", "learning_rate", "knn")
 
@@ -97,9 +99,9 @@ class _Module(pl.LightningModule):
         self.run, self.stop, self.bar, self.lines = run, stop, bar, lines
         self.saved_at = time.monotonic()
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+    def train_dataloader(self) -> DataLoader[Batch]:
         stream = _Stream(self.run.settings, self.trainer.global_step)
-        return loader(self.run.images, stream, self.run.workers, pin=self.device.type == "cuda")
+        return loader(self.run.images, stream, self.run.workers, pin=self.device.type == "cuda", native=True)
 
     def configure_optimizers(self) -> Any:
         s = self.run.settings
@@ -112,6 +114,11 @@ class _Module(pl.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, s.lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        # Lightning's own waits for the copy of whatever is not a tensor.
+        images, labels = (part.to(device, non_blocking=device.type == "cuda") for part in batch)
+        return images, labels
+
     def on_train_start(self) -> None:
         self.bar.update(self.global_step - self.bar.n)
         if self.global_step == 0:
@@ -120,7 +127,7 @@ class _Module(pl.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         torch.manual_seed(_seed(_STEP, self.run.settings.seed, self.global_rank, self.global_step))
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss: Tensor = self.method(self.method.augment(batch[0]))  # type: ignore[operator]
         return loss
 

@@ -1,8 +1,9 @@
 """Images as uint8 tensors with int64 labels: two embedded data sets and any folder of images.
 
 Everything here is a map-style ``torch.utils.data.Dataset`` whose item is ``(image, label)`` with image uint8
-``[C, H, W]`` and label an int (-1 where there is none), so batches are uint8 ``[B, C, H, W]`` and int64 ``[B]``.
-Images stay uint8 until a method's ``augment`` turns them into views on the device.
+``[C, H, W]`` and label an int (-1 where there is none). Evaluation looks at batches of one size, uint8
+``[B, C, H, W]``; training gets images as they are, of a folder as `fastssl.RaggedImages`, since the crop of a method's
+``augment`` resizes them anyway. Images stay uint8 until then.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from . import _folders
 from ._extras import require
+from ._images import RaggedImages
 from ._shapes import SHAPE_NAMES, draw
 
 __all__ = ["FolderImages", "Images", "TensorImages", "digits", "load", "loader", "shapes"]
 
 SPLITS = ("train", "test", "all")
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 
-# A folder at most this large is checked file by file and kept decoded in memory; a larger one is read from
-# disk batch by batch, and only its file headers are checked up front.
+# A folder at most this large, counted in decoded bytes, is kept decoded in memory; a larger one is read from disk
+# batch by batch, and only its file headers are checked up front.
 IN_MEMORY_FILES = 10_000
 IN_MEMORY_BYTES = 512 * 2**20
 
@@ -41,7 +43,8 @@ class Images(Dataset[tuple[Tensor, int]]):
         labels: int64 ``[n]``, class index of each image, -1 where unlabelled.
         classes: class names, empty where unlabelled.
         channels: channels of every image (1 or 3).
-        image_size: height and width of every image in pixels.
+        image_size: height and width in pixels of every image that items and `batch` give.
+        in_memory: whether reading an image is a mere copy, so that worker processes gain nothing.
         source: what `load` was called with, "" for data made otherwise.
     """
 
@@ -51,6 +54,7 @@ class Images(Dataset[tuple[Tensor, int]]):
     classes: tuple[str, ...]
     channels: int
     image_size: int
+    in_memory: bool = True
 
     @property
     def labelled(self) -> bool:
@@ -67,13 +71,13 @@ class Images(Dataset[tuple[Tensor, int]]):
         """Images ``indices`` as uint8 ``[B, C, H, W]`` and their labels as int64 ``[B]``."""
         return torch.stack([self[i][0] for i in indices]), self.labels[list(indices)]
 
+    def native_batch(self, indices: Sequence[int]) -> tuple[Tensor | RaggedImages, Tensor]:
+        """Images ``indices`` at their own sizes, as training wants them, and their labels as int64 ``[B]``."""
+        return self.batch(indices)
+
     def take(self, indices: Sequence[int]) -> Images:
         """The images ``indices`` as a data set of its own."""
         return _Taken(self, indices)
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        # DataLoader's fetcher hands a whole batch of indices to this method where it exists.
-        return self.batch(indices)
 
     def __repr__(self) -> str:
         kinds = f"{len(self.classes)} classes" if self.labelled else "no labels"
@@ -85,13 +89,16 @@ class _Taken(Images):
     def __init__(self, base: Images, indices: Sequence[int]) -> None:
         self.base, self.indices = base, list(indices)
         self.name, self.classes, self.labels = base.name, base.classes, base.labels[self.indices]
-        self.channels, self.image_size = base.channels, base.image_size
+        self.channels, self.image_size, self.in_memory = base.channels, base.image_size, base.in_memory
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.base[self.indices[index]]
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         return self.base.batch([self.indices[i] for i in indices])
+
+    def native_batch(self, indices: Sequence[int]) -> tuple[Tensor | RaggedImages, Tensor]:
+        return self.base.native_batch([self.indices[i] for i in indices])
 
 
 class TensorImages(Images):
@@ -144,49 +151,79 @@ class TensorImages(Images):
 
 
 class FolderImages(Images):
-    """Image files decoded when they are read, for folders too large for memory.
+    """Image files, decoded to RGB: all of them at once into memory, or each when it is read.
 
-    Every image is converted to RGB, its shorter side resized to ``image_size`` (antialiased bilinear) and its
-    centre cropped. A file that turns out to be unreadable is reported once and replaced by the next readable one.
+    `native_batch` gives images as they were decoded, for training. Items and `batch` show them at a fixed size, for
+    evaluation: the shorter side resized to ``image_size`` (antialiased bilinear) and the centre cropped. A file that
+    turns out to be unreadable when it is read is reported once and replaced by the next readable one.
 
     Args:
         files: the image files.
         labels: int64 ``[n]``, -1 where unlabelled.
         classes: class names.
-        image_size: height and width of the images returned, in pixels.
+        image_size: height and width of the images of items and `batch`, in pixels.
         name: what to call the data in reports.
+        decode_size: see `load`.
+        decoded: the files' images, where they are in memory.
     """
 
     channels = 3
 
     def __init__(
-        self, files: Sequence[Path], labels: Tensor, classes: Sequence[str], image_size: int, name: str
+        self,
+        files: Sequence[Path],
+        labels: Tensor,
+        classes: Sequence[str],
+        image_size: int,
+        name: str,
+        decode_size: int | None = None,
+        decoded: RaggedImages | None = None,
     ) -> None:
         self.files = list(files)
         self.labels = labels
         self.classes = tuple(classes)
         self.image_size = image_size
         self.name = name
+        self.in_memory = decoded is not None
+        self._decode_size, self._decoded = decode_size, decoded
         self._reported: set[int] = set()
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def _read(self, index: int) -> tuple[Tensor, int]:
+        """One image, uint8 [3, H, W] at its own size, and its label."""
+        if self._decoded is not None:
+            return self._decoded[index], int(self.labels[index])
         for step in range(len(self.files)):
             at = (index + step) % len(self.files)
-            image = _decode(self.files[at], self.image_size)
+            image = _folders.decode(self.files[at], self._decode_size)
             if image is not None:
                 return image, int(self.labels[at])
             if at not in self._reported:
                 self._reported.add(at)
-                warnings.warn(f"data: cannot decode {self.files[at]}; another image stands in", stacklevel=2)
+                warnings.warn(f"data: cannot decode {self.files[at]}; another image stands in", stacklevel=3)
         raise ValueError(f"data: none of the {len(self.files)} files of {self.name} can be decoded")
 
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = self._read(index)
+        return _folders.fit(image, self.image_size), label
+
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Images ``indices`` as uint8 ``[B, C, H, W]`` and their labels as int64 ``[B]``."""
-        items = [self[i] for i in indices]
-        return torch.stack([image for image, _ in items]), torch.tensor([label for _, label in items])
+        """Images ``indices`` as uint8 ``[B, 3, H, W]`` and their labels as int64 ``[B]``."""
+        images, labels = zip(*(self[i] for i in indices), strict=True)
+        return torch.stack(images), torch.tensor(labels)
+
+    def native_batch(self, indices: Sequence[int]) -> tuple[RaggedImages, Tensor]:
+        """Images ``indices`` at their own sizes, and their labels as int64 ``[B]``."""
+        images, labels = zip(*(self._read(i) for i in indices), strict=True)
+        return RaggedImages.from_images(images), torch.tensor(labels)
 
 
-def load(source: str | os.PathLike[str] | Images, *, split: str = "train", image_size: int | None = None) -> Images:
+def load(
+    source: str | os.PathLike[str] | Images,
+    *,
+    split: str = "train",
+    image_size: int | None = None,
+    decode_size: int | None = None,
+) -> Images:
     """Load a data set by name or by path.
 
     Args:
@@ -195,14 +232,17 @@ def load(source: str | os.PathLike[str] | Images, *, split: str = "train", image
         split: ``"train"``, ``"test"`` or ``"all"``. A folder holding ``train`` and ``test`` (or ``val``)
             sub-folders is split by them; any other labelled folder is split 80/20 within each class, always in
             the same way. An unlabelled folder has no test split, and its train split is everything.
-        image_size: height and width in pixels; by default the data set's own, and 224 for a folder.
+        image_size: height and width in pixels; by default the data set's own, and 224 for a folder, where it is the
+            size that evaluation sees. Training crops from the images of a folder as they are.
+        decode_size: for folders of large photographs. libjpeg may decode a JPEG at 1/2, 1/4 or 1/8 of its size, as
+            long as both sides keep so many pixels; by default every image is decoded at its own size.
 
     Returns:
         A data set of uint8 images. A small folder (10,000 files, 512 MiB) is decoded at once and kept in memory.
 
     Raises:
         FileNotFoundError: ``source`` is neither a known name nor a folder.
-        ValueError: the folder holds no readable image, or ``split`` or ``image_size`` is out of range.
+        ValueError: the folder holds no readable image, or ``split`` or a size is out of range.
     """
     if isinstance(source, Images):
         return source
@@ -210,14 +250,15 @@ def load(source: str | os.PathLike[str] | Images, *, split: str = "train", image
         raise TypeError(f"data: got {type(source).__name__}, want 'digits', 'shapes', a folder or a data set")
     if split not in SPLITS:
         raise ValueError(f"split: got {split!r}, want 'train', 'test' or 'all'")
-    if image_size is not None and (not isinstance(image_size, int) or image_size < 1):
-        raise ValueError(f"image_size: got {image_size!r}, want an int >= 1 (pixels)")
-    images = _load(source, split, image_size)
+    for name, value in (("image_size", image_size), ("decode_size", decode_size)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name}: got {value!r}, want an int >= 1 (pixels)")
+    images = _load(source, split, image_size, decode_size)
     images.source = source if source in ("digits", "shapes") else str(Path(source).resolve())
     return images
 
 
-def _load(source: str | os.PathLike[str], split: str, image_size: int | None) -> Images:
+def _load(source: str | os.PathLike[str], split: str, image_size: int | None, decode_size: int | None) -> Images:
     if source == "digits":
         if image_size not in (None, 8):
             raise ValueError(f"image_size: got {image_size} for 'digits', want 8")
@@ -227,26 +268,29 @@ def _load(source: str | os.PathLike[str], split: str, image_size: int | None) ->
         parts = [shapes(n, seed=seed, image_size=image_size or 32) for n, seed in sizes_and_seeds[split]]
         images, labels = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "labels"))
         return TensorImages(images, labels, SHAPE_NAMES, "shapes")
-    return _folder(Path(source), split, image_size or 224)
+    return _folder(Path(source), split, image_size or 224, decode_size)
 
 
 def loader(
-    data: Images, batch_sampler: Sampler[list[int]] | Sequence[list[int]], workers: int = 0, pin: bool = False
+    data: Images,
+    batch_sampler: Sampler[list[int]] | Sequence[list[int]],
+    workers: int = 0,
+    pin: bool = False,
+    native: bool = False,
 ) -> DataLoader[Any]:
-    """A ``DataLoader`` of (uint8 ``[B, C, H, W]``, int64 ``[B]``) batches in the order of ``batch_sampler``."""
+    """A ``DataLoader`` of batches in the order of ``batch_sampler``.
+
+    Each is what ``data.batch`` returns, or with ``native`` what ``data.native_batch`` returns.
+    """
+    # The items are the indices, and collating them is reading their batch.
     return DataLoader(
-        data,
+        range(len(data)),  # type: ignore[arg-type]
         batch_sampler=batch_sampler,
         num_workers=workers,
-        collate_fn=_as_is,
+        collate_fn=data.native_batch if native else data.batch,
         pin_memory=pin,
         persistent_workers=workers > 0,
     )
-
-
-def _as_is(batch: Any) -> Any:
-    # __getitems__ has already made the batch. A named function, since worker processes must be able to pickle it.
-    return batch
 
 
 def digits(split: str = "train") -> TensorImages:
@@ -306,7 +350,7 @@ def shapes(n: int = 5000, *, seed: int = 0, image_size: int = 32) -> TensorImage
     return TensorImages(images, labels, SHAPE_NAMES, "shapes")
 
 
-def _folder(root: Path, split: str, image_size: int) -> Images:
+def _folder(root: Path, split: str, image_size: int, decode_size: int | None) -> FolderImages:
     if not root.exists():
         raise FileNotFoundError(f"data: no folder {str(root)!r}, and the named data sets are 'digits' and 'shapes'")
     if not root.is_dir():
@@ -316,9 +360,11 @@ def _folder(root: Path, split: str, image_size: int) -> Images:
     found = {key: next((root / n for n in names if (root / n).is_dir()), None) for key, names in parts.items()}
     given = found["train"] is not None and found["test"] is not None
     roots = [r for key, r in found.items() if r is not None and split in (key, "all")] if given else [root]
-    files, labels, classes = _scan(roots)
+    files, labels, classes = _folders.scan(roots)
     if not files:
-        raise ValueError(f"data: no image files under {str(root)!r} (looked for {', '.join(sorted(EXTENSIONS))})")
+        raise ValueError(
+            f"data: no image files under {str(root)!r} (looked for {', '.join(sorted(_folders.EXTENSIONS))})"
+        )
     if not classes and split == "test" and not given:
         raise ValueError(f"split: got 'test' for {str(root)!r}, a flat folder, whose images have no labels")
     if classes and not given:
@@ -329,11 +375,11 @@ def _folder(root: Path, split: str, image_size: int) -> Images:
             )
         files, labels = [files[i] for i in keep.tolist()], labels[keep]
 
-    pixels = len(files) * 3 * image_size**2
-    in_memory = len(files) <= IN_MEMORY_FILES and pixels <= IN_MEMORY_BYTES
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter lock
-        read = (lambda f: _decode(f, image_size)) if in_memory else _header
-        images = list(pool.map(read, files))
+        sizes = list(pool.map(lambda file: _folders.size(file, decode_size), files))
+        total = sum(3 * found[0] * found[1] for found in sizes if found is not None)
+        in_memory = len(files) <= IN_MEMORY_FILES and total <= IN_MEMORY_BYTES
+        images = list(pool.map(lambda file: _folders.decode(file, decode_size), files)) if in_memory else sizes
     bad = [file for file, image in zip(files, images, strict=True) if image is None]
     if bad:
         names = ", ".join(str(file) for file in bad[:5]) + (", ..." if len(bad) > 5 else "")
@@ -343,55 +389,6 @@ def _folder(root: Path, split: str, image_size: int) -> Images:
     good = [i for i, image in enumerate(images) if image is not None]
     if not good:
         raise ValueError(f"data: none of the {len(files)} image files under {str(root)!r} can be read")
-    labels = labels[good]
-    if in_memory:
-        stacked = torch.stack([image for image in images if isinstance(image, Tensor)])
-        return TensorImages(stacked, labels if classes else None, classes, name)
-    return FolderImages([files[i] for i in good], labels, classes, image_size, name)
-
-
-def _scan(roots: Sequence[Path]) -> tuple[list[Path], Tensor, list[str]]:
-    """Image files under the roots in a fixed order, their labels, and the class names (none for flat roots)."""
-    classes = sorted({d.name for r in roots for d in r.iterdir() if d.is_dir() and any(_images_under(d))})
-    files: list[Path] = []
-    labels: list[int] = []
-    for root in roots:
-        if not classes:
-            files += sorted(f for f in root.iterdir() if f.suffix.lower() in EXTENSIONS and f.is_file())
-        for label, name in enumerate(classes):
-            members = _images_under(root / name) if (root / name).is_dir() else []
-            files += members
-            labels += [label] * len(members)
-    return files, torch.tensor(labels if classes else [-1] * len(files), dtype=torch.int64), classes
-
-
-def _images_under(folder: Path) -> list[Path]:
-    paths = (Path(at) / name for at, _, names in os.walk(folder, followlinks=True) for name in names)
-    return sorted(path for path in paths if path.suffix.lower() in EXTENSIONS)
-
-
-def _header(file: Path) -> bool | None:
-    image_module = require("PIL.Image", "reading a folder of images")
-    try:
-        with image_module.open(file) as image:
-            return bool(image.width > 0) or None
-    except Exception:  # PIL raises many types on damaged files; each of them means the file is unusable
-        return None
-
-
-def _decode(file: Path, image_size: int) -> Tensor | None:
-    """The file as uint8 [3, image_size, image_size], or None where it cannot be read."""
-    image_module = require("PIL.Image", "reading a folder of images")
-    try:
-        with image_module.open(file) as image:
-            # draft() lets libjpeg decode at a fraction of the size where that is still large enough.
-            image.draft("RGB", (image_size, image_size))
-            rgb = image.convert("RGB")
-    except Exception:
-        return None
-    ratio = image_size / min(rgb.size)
-    width, height = (max(image_size, round(side * ratio)) for side in rgb.size)
-    rgb = rgb.resize((width, height), image_module.Resampling.BILINEAR)
-    left, top = (width - image_size) // 2, (height - image_size) // 2
-    rgb = rgb.crop((left, top, left + image_size, top + image_size))
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
+    decoded = RaggedImages.from_images([image for image in images if isinstance(image, Tensor)]) if in_memory else None
+    files, labels = [files[i] for i in good], labels[good]
+    return FolderImages(files, labels, classes, image_size, name, decode_size, decoded)

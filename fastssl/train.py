@@ -14,7 +14,7 @@ from torch import nn
 from . import __version__
 from ._extras import require
 from ._settings import check, make_settings
-from .data import Images, TensorImages, load
+from .data import Images, load
 from .methods import export_encoder
 
 __all__ = ["FitResult", "fit"]
@@ -85,8 +85,10 @@ def fit(
 
     Args:
         method: such as `fastssl.methods.SimCLR`: a module with `encoder`, ``augment(uint8 images) -> views``,
+            where the images are a tensor, or of a folder `fastssl.RaggedImages`,
             ``forward(views) -> loss`` and, if it needs one, ``after_step(step, total_steps)``.
-        data: images, ``"digits"``, ``"shapes"`` or a folder (its training split); see `fastssl.data.load`.
+        data: images, ``"digits"``, ``"shapes"`` or a folder (its training split); see `fastssl.data.load`. Views are cut
+            from the images of a folder at their own sizes.
         epochs: passes through the data, >= 1.
         batch_size: images a step, from 2 to the size of the data.
         lr: peak learning rate > 0; by default 1e-3 for adamw, and for a batch of 256 0.06 (sgd) or 0.3 (lars), scaled
@@ -146,6 +148,7 @@ def fit(
     elif eval_data is None and not isinstance(data, Images) and images.labelled:
         eval_data = images, load(data, split="test", image_size=images.image_size)
 
+    default_workers = 0 if images.in_memory else min(8, os.cpu_count() or 1)
     out = Path(out)
     run = _loop.Run(
         method,
@@ -156,7 +159,7 @@ def fit(
         knn_every=knn_every,
         checkpoint_seconds=60 * checkpoint_minutes,
         log_every=log_every or max(1, settings.steps // 1000),
-        workers=_default_workers(images) if workers is None else workers,
+        workers=default_workers if workers is None else workers,
     )
     if run.checkpoint.exists() and overwrite:
         for name in WRITTEN:
@@ -201,7 +204,3 @@ def check_method(method: object) -> str:
     if not isinstance(getattr(method, "encoder", None), nn.Module) or not callable(getattr(method, "augment", None)):
         raise TypeError(f"method: got {type(method).__name__} without them, {wanted}")
     return type(method).__name__
-
-
-def _default_workers(images: Images) -> int:
-    return 0 if isinstance(images, TensorImages) else min(8, os.cpu_count() or 1)

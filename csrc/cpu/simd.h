@@ -4,7 +4,13 @@
 constexpr int LANES = FASTSSL_LANES;
 typedef float vfloat __attribute__((vector_size(LANES * 4)));
 typedef int vint __attribute__((vector_size(LANES * 4)));
+typedef vint vmask;
+typedef uint8_t vbyte __attribute__((vector_size(LANES)));
+typedef uint16_t vhalf __attribute__((vector_size(LANES * 2)));
 typedef float vfloat_unaligned __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef int vint_unaligned __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef uint8_t vbyte_unaligned __attribute__((vector_size(LANES), aligned(1), may_alias));
+typedef uint16_t vhalf_unaligned __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
 
 FASTSSL_INLINE vfloat load(const float* p) { return *reinterpret_cast<const vfloat_unaligned*>(p); }
 FASTSSL_INLINE void store(float* p, vfloat x) { *reinterpret_cast<vfloat_unaligned*>(p) = x; }
@@ -12,6 +18,31 @@ FASTSSL_INLINE vfloat splat(float x) { return x - vfloat{}; }
 FASTSSL_INLINE vfloat maximum(vfloat a, vfloat b) {
   const vint less = a < b;
   return (vfloat)((less & (vint)b) | (~less & (vint)a));
+}
+
+FASTSSL_INLINE vint load(const int* p) { return *reinterpret_cast<const vint_unaligned*>(p); }
+FASTSSL_INLINE void store(int* p, vint x) { *reinterpret_cast<vint_unaligned*>(p) = x; }
+FASTSSL_INLINE vint load(const uint8_t* p) {
+  return __builtin_convertvector((vbyte)*reinterpret_cast<const vbyte_unaligned*>(p), vint);
+}
+FASTSSL_INLINE void store(uint16_t* p, vint x) {
+  *reinterpret_cast<vhalf_unaligned*>(p) = __builtin_convertvector(x, vhalf);
+}
+FASTSSL_INLINE vfloat to_float(vint x) { return __builtin_convertvector(x, vfloat); }
+FASTSSL_INLINE vint to_int(vfloat x) { return __builtin_convertvector(x, vint); }  // towards 0
+FASTSSL_INLINE vfloat select(vmask mask, vfloat a, vfloat b) { return mask ? a : b; }
+FASTSSL_INLINE vfloat minimum(vfloat a, vfloat b) { return select(a < b, a, b); }
+FASTSSL_INLINE vfloat truncate(vfloat x) { return to_float(to_int(x)); }
+
+// A product that is rounded before it is added to: the compiler must not see through it.
+FASTSSL_INLINE vfloat product(vfloat a, vfloat b) {
+  vfloat p = a * b;
+#ifdef FASTSSL_X86
+  asm("" : "+v"(p));
+#else
+  asm("" : "+w"(p));
+#endif
+  return p;
 }
 
 // 2^fraction * 2^n, where `shifted` holds n in its low mantissa bits and |fraction| <= 1/2.

@@ -40,6 +40,14 @@ def define(
             _library.impl(name, _autocast_rule(op, cast, device, key), key)
 
 
+def define_data_op(schema: str, forward: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Register an op that makes data, and so has no derivative: schema, forward and fake as for `define`."""
+    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    name = schema.split("(")[0]
+    _library.impl(name, forward, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fastssl::{name}", fake, lib=_library)
+
+
 def _autocast_rule(op: Any, cast: list[bool], device: str, key: str) -> Callable[..., Any]:
     # torch.library.register_autocast would cast every tensor, the temperature included.
     keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))

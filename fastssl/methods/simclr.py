@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor, nn
 
 from .. import transforms
+from .._images import RaggedImages
 from ..losses import NTXentLoss
 from ._encoder import build_encoder, encode, encoder_width
 
@@ -21,9 +25,10 @@ class SimCLR(nn.Module):
         temperature: tau > 0 of the loss, a number or a 0-d tensor.
         projection_dim: width of the projections z.
         hidden_dim: width of the head's hidden layer; by default the width of the features.
-        transform: uint8 images [B, C, H, W] -> list of two float views. By default `fastssl.transforms.SimCLR` for
-            images over 64 pixels, `SimCLRSmall` up to 64, `SimCLRDigits` for grey ones up to 16.
-        image_size: height and width of the views of the default transform; by default those of the images.
+        transform: a batch of uint8 images -> list of two float views, such as a recipe of `fastssl.transforms`. By
+            default `SimCLR` for views over 64 pixels, `SimCLRSmall` up to 64, `SimCLRDigits` for grey ones up to 16.
+        image_size: height and width of the views of the default transform; by default those of the images, and 224
+            for images of different sizes.
         feature_dim: f, where the encoder has no attribute `num_features` to tell.
 
     Raises:
@@ -42,7 +47,7 @@ class SimCLR(nn.Module):
         temperature: float | Tensor = 0.5,
         projection_dim: int = 128,
         hidden_dim: int | None = None,
-        transform: transforms.Transform | None = None,
+        transform: Callable[[Any], list[Tensor]] | None = None,
         image_size: int | None = None,
         feature_dim: int | None = None,
     ) -> None:
@@ -64,10 +69,12 @@ class SimCLR(nn.Module):
         self.transform = transform
         self.image_size = image_size
 
-    def augment(self, images: Tensor) -> list[Tensor]:
-        """Return two views, float32 [B, C, size, size], of uint8 images [B, C, H, W], on their device."""
+    def augment(self, images: Tensor | RaggedImages) -> list[Tensor]:
+        """Return two float32 views [B, C, size, size] of uint8 images [B, C, H, W] or `RaggedImages`, where they are."""
         if self.transform is not None:
             return self.transform(images)
+        if isinstance(images, RaggedImages):
+            return transforms.default_simclr(images.channels, self.image_size or 224)(images)
         return transforms.default_simclr(images.shape[1], self.image_size or images.shape[-1])(images)
 
     def project(self, view: Tensor) -> Tensor:

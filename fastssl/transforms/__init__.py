@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from ._normalize import normalize, statistics
-from ._simclr import SimCLR, SimCLRDigits, SimCLRSmall, Transform, default_simclr
+from .._normalization import normalize, statistics
+from ._recipes import BYOL, DINO, MAE, RECIPES, MoCoV2, SimCLR, SimCLRDigits, SimCLRSmall, SwAV, default_simclr
+from ._transform import Transform
 
 __all__ = [
+    "BYOL",
+    "DINO",
+    "MAE",
+    "RECIPES",
+    "MoCoV2",
     "SimCLR",
     "SimCLRDigits",
     "SimCLRSmall",
+    "SwAV",
     "Transform",
     "default_simclr",
     "normalize",

@@ -1,0 +1,63 @@
+// The two axes of a resize: windows and weights, scalar code that is compiled once, for the baseline.
+#pragma once
+
+#include "../common/resize.h"
+
+namespace fastssl {
+namespace {
+
+// The outputs of one axis: a window of samples each, and its weights, taps apart by `tap_stride`.
+struct Axis {
+  int in, out, taps;
+  int64_t output_stride, tap_stride;
+  int* first;      // [out]
+  int* count;      // [out]
+  float* weight;   // [out, taps] in those strides, 0 beyond the window's count
+  int* integer;    // the same for uint8 images, over 2^bits
+  int bits;
+};
+
+template <typename real>
+int taps_of(int in, int out, bool bicubic) {
+  return max_taps(resize_axis<real>(in, out, bicubic));
+}
+
+// A mirrored axis gives its outputs in reverse. Float weights are multiplied by `factor`.
+template <typename real>
+void fill_windows(Axis& axis, bool bicubic, bool mirror, double factor) {
+  const ResizeAxis<real> resize = resize_axis<real>(axis.in, axis.out, bicubic);
+  for (int i = 0; i < axis.out; ++i) {
+    const int output = mirror ? axis.out - 1 - i : i;
+    const Window window = resize_window(resize, output);
+    float* w = axis.weight + i * axis.output_stride;
+    real sum = 0;
+    for (int t = 0; t < window.count; ++t) sum += resize_weight(resize, output, window.first + t);
+    for (int t = 0; t < axis.taps; ++t)
+      w[t * axis.tap_stride] =
+          t < window.count ? (float)(resize_weight(resize, output, window.first + t) / sum * factor) : 0.f;
+    axis.first[i] = window.first, axis.count[i] = window.count;
+  }
+}
+
+void fill_integer_windows(Axis& axis, bool bicubic, bool mirror) {
+  const ResizeAxis<double> resize = resize_axis<double>(axis.in, axis.out, bicubic);
+  double largest = 0;
+  for (int round = 0; round < 2; ++round) {  // the largest weight decides the bits of all
+    axis.bits = weight_bits(largest);
+    for (int i = 0; i < axis.out; ++i) {
+      const int output = mirror ? axis.out - 1 - i : i;
+      const Window window = resize_window(resize, output);
+      double sum = 0;
+      for (int t = 0; t < window.count; ++t) sum += resize_weight(resize, output, window.first + t);
+      for (int t = 0; t < axis.taps; ++t) {
+        const double w = t < window.count ? resize_weight(resize, output, window.first + t) / sum : 0;
+        largest = w > largest ? w : largest;
+        axis.integer[i * axis.output_stride + t * axis.tap_stride] = integer_weight(w, axis.bits);
+      }
+      axis.first[i] = window.first, axis.count[i] = window.count;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fastssl
