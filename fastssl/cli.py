@@ -1,4 +1,4 @@
-"""The command ``fastssl``: pretrain, evaluate, bench, info."""
+"""The command ``fastssl``: pretrain, evaluate, augment, bench, info."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ EXAMPLES = """examples:
   fastssl pretrain simclr --data shapes --epochs 20      train on generated pictures, no download
   fastssl pretrain simclr --data photos/ --encoder resnet50 --epochs 100 --out runs/photos
   fastssl evaluate runs/photos                           kNN and linear accuracy of its encoder
+  fastssl augment --recipe dino photo.jpg                see the views that a recipe makes of an image
   fastssl bench ntxent --pairs 512 4096                  time the loss on this machine
   fastssl info                                           versions, and which backends are on
 """
 
+
+# The keys of fastssl.transforms.RECIPES, which would have to import torch to be asked.
+_RECIPES = ("simclr", "simclr-small", "mocov2", "byol", "dino", "swav", "mae")
 
 # Keeps argparse's formatter from printing "(default: None)" where the help tells the default in words.
 _NO_DEFAULT: dict[str, Any] = {"default": argparse.SUPPRESS}
@@ -58,6 +62,13 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--image-size", type=int, help="pixels a side (default: of the data; 224 for a folder)", **_NO_DEFAULT
     )
+    p.add_argument(
+        "--decode-size",
+        type=int,
+        help="for large photographs: decode JPEGs at 1/2, 1/4 or 1/8 while both sides keep so many pixels "
+        "(default: at their own size)",
+        **_NO_DEFAULT,
+    )
     p.add_argument("--epochs", type=int, default=100, help="passes through the data")
     p.add_argument("--batch-size", type=int, default=256, help="images a step")
     p.add_argument("--optimizer", choices=["adamw", "sgd", "lars"], default="adamw", help="optimizer")
@@ -87,6 +98,15 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=0, help="of the labelled subsets and the untrained encoder")
     p.set_defaults(run=evaluate)
 
+    p = commands.add_parser("augment", help="draw the views that a recipe makes of your images", **settings)
+    p.add_argument("images", nargs="+", metavar="IMAGE", help="an image file, or a folder, of which four are taken")
+    p.add_argument("--recipe", choices=_RECIPES, required=True, help="the recipe", **_NO_DEFAULT)
+    p.add_argument("--size", type=int, help="pixels a side of the large views (default: by recipe)", **_NO_DEFAULT)
+    p.add_argument("--seed", type=int, default=0, help="of the draws")
+    p.add_argument("--rounding", choices=["none", "uint8"], default="none", help="between the steps")
+    p.add_argument("--out", help="PNG or JPEG file to write (default: views-RECIPE.png)", **_NO_DEFAULT)
+    p.set_defaults(run=augment)
+
     p = commands.add_parser("bench", help="time a loss against eager PyTorch on this machine", **settings)
     p.add_argument("op", choices=["ntxent"], help="the op")
     p.add_argument("--pairs", type=int, nargs="+", default=[128, 512, 2048], help="batch sizes N")
@@ -112,7 +132,7 @@ def pretrain(args: argparse.Namespace) -> None:
     from .train import fit
 
     given = vars(args)
-    images = data.load(args.data, image_size=given.get("image_size"))
+    images = data.load(args.data, image_size=given.get("image_size"), decode_size=given.get("decode_size"))
     out = given.get("out") or Path("runs") / f"{args.method}-{images.name}"
     print(f"data     {images}")
     torch.manual_seed(args.seed)
@@ -121,7 +141,9 @@ def pretrain(args: argparse.Namespace) -> None:
         encoder = methods.small_resnet(images.channels, images.image_size)
     else:
         encoder = methods.build_encoder(name, in_chans=images.channels, image_size=images.image_size)
-    method = methods.METHODS[args.method](encoder, temperature=args.temperature, projection_dim=args.projection_dim)
+    method = methods.METHODS[args.method](
+        encoder, temperature=args.temperature, projection_dim=args.projection_dim, image_size=images.image_size
+    )
     weights = sum(p.numel() for p in encoder.parameters())
     print(f"encoder  {name}, {weights / 1e6:.2f} million weights, {encoder.num_features} features")
     result = fit(
@@ -195,6 +217,27 @@ def evaluate(args: argparse.Namespace) -> None:
     ordered = dict(reversed(table.items()))
     plots.accuracy_bars(ordered, folder / "evaluation.png", train.name, chance=1 / len(train.classes))
     print(f"written  {folder / 'evaluation.json'}, {folder / 'evaluation.png'}")
+
+
+def augment(args: argparse.Namespace) -> None:
+    """Run ``fastssl augment``."""
+    from ._extras import require
+
+    require("PIL", "fastssl augment")
+    from . import transforms
+    from ._contact_sheet import contact_sheet, read_images
+
+    given = vars(args)
+    out = Path(given.get("out") or f"views-{args.recipe}.png")
+    if out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise ValueError(f"out: got {str(out)!r}, want a name that ends in .png or .jpg")
+    size = {"size": given["size"]} if "size" in given else {}
+    transform = transforms.RECIPES[args.recipe](**size, rounding=args.rounding)
+    print(f"recipe   {transform}")
+    sheet = contact_sheet(read_images(args.images), transform, args.seed)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(out, quality=95)  # of a JPEG
+    print(f"written  {out}, {sheet.width} x {sheet.height} pixels")
 
 
 def bench(args: argparse.Namespace) -> None:

@@ -85,10 +85,9 @@ def fit(
 
     Args:
         method: such as `fastssl.methods.SimCLR`: a module with `encoder`, ``augment(uint8 images) -> views``,
-            where the images are a tensor, or of a folder `fastssl.RaggedImages`,
-            ``forward(views) -> loss`` and, if it needs one, ``after_step(step, total_steps)``.
-        data: images, ``"digits"``, ``"shapes"`` or a folder (its training split); see `fastssl.data.load`. Views are cut
-            from the images of a folder at their own sizes.
+            ``forward(views) -> loss`` and, if it needs one, ``after_step(step, total_steps)``. The images of a folder
+            reach `augment` at their own sizes, as `fastssl.RaggedImages`, all others as a tensor.
+        data: images, ``"digits"``, ``"shapes"`` or a folder (its training split); see `fastssl.data.load`.
         epochs: passes through the data, >= 1.
         batch_size: images a step, from 2 to the size of the data.
         lr: peak learning rate > 0; by default 1e-3 for adamw, and for a batch of 256 0.06 (sgd) or 0.3 (lars), scaled

@@ -8,7 +8,8 @@ namespace {
 
 // The outputs of one axis: a window of samples each, and its weights, taps apart by `tap_stride`.
 struct Axis {
-  int in, out, taps;
+  int in, out, taps;  // taps: room for them
+  int most;           // the largest count
   int64_t output_stride, tap_stride;
   int* first;      // [out]
   int* count;      // [out]
@@ -26,6 +27,7 @@ int taps_of(int in, int out, bool bicubic) {
 template <typename real>
 void fill_windows(Axis& axis, bool bicubic, bool mirror, double factor) {
   const ResizeAxis<real> resize = resize_axis<real>(axis.in, axis.out, bicubic);
+  axis.most = 0;
   for (int i = 0; i < axis.out; ++i) {
     const int output = mirror ? axis.out - 1 - i : i;
     const Window window = resize_window(resize, output);
@@ -36,12 +38,14 @@ void fill_windows(Axis& axis, bool bicubic, bool mirror, double factor) {
       w[t * axis.tap_stride] =
           t < window.count ? (float)(resize_weight(resize, output, window.first + t) / sum * factor) : 0.f;
     axis.first[i] = window.first, axis.count[i] = window.count;
+    axis.most = max_of(axis.most, window.count);
   }
 }
 
 void fill_integer_windows(Axis& axis, bool bicubic, bool mirror) {
   const ResizeAxis<double> resize = resize_axis<double>(axis.in, axis.out, bicubic);
   double largest = 0;
+  axis.most = 0;
   for (int round = 0; round < 2; ++round) {  // the largest weight decides the bits of all
     axis.bits = weight_bits(largest);
     for (int i = 0; i < axis.out; ++i) {
@@ -55,6 +59,7 @@ void fill_integer_windows(Axis& axis, bool bicubic, bool mirror) {
         axis.integer[i * axis.output_stride + t * axis.tap_stride] = integer_weight(w, axis.bits);
       }
       axis.first[i] = window.first, axis.count[i] = window.count;
+      axis.most = max_of(axis.most, window.count);
     }
   }
 }

@@ -37,16 +37,6 @@ void fill_places(Columns& c) {
     for (int64_t i = c.out; i < width; ++i) c.weight[t * width + i] = 0, c.integer[t * width + i] = 0;
 }
 
-FASTSSL_INLINE vfloat permute(vfloat low, vfloat high, vint place) {
-#ifdef __clang__
-  vfloat out{};
-  for (int i = 0; i < LANES; ++i) out[i] = place[i] < LANES ? low[place[i]] : high[place[i] - LANES];
-  return out;
-#else
-  return __builtin_shuffle(low, high, place);
-#endif
-}
-
 // One row of a float image to `c.out` columns.
 void resize_columns(const Columns& c, const float* row, float* out) {
   const int64_t width = padded(c.out);
@@ -55,7 +45,7 @@ void resize_columns(const Columns& c, const float* row, float* out) {
     if (c.near) {
       const float* at = row + c.base[x / LANES];
       const vfloat low = load(at), high = load(at + LANES);
-      for (int t = 0; t < c.taps; ++t)
+      for (int t = 0; t < c.most; ++t)
         sum += permute(low, high, load(c.place + t * width + x)) * load(c.weight + t * width + x);
     } else {
       alignas(64) float value[LANES] = {};
@@ -67,19 +57,34 @@ void resize_columns(const Columns& c, const float* row, float* out) {
   }
 }
 
+// A sum of integer weights over 2^bits times bytes, rounded and clamped to a byte.
+FASTSSL_INLINE vint to_byte(vint sum, int bits) {
+  const vint value = (sum + (1 << (bits - 1))) >> bits;
+  return value < 0 ? vint{} : value > 255 ? vint{} + 255 : value;
+}
+
 // The same for integers in [0, 255], rounded to such.
 void resize_columns(const Columns& c, const int* row, int* out) {
   const int64_t width = padded(c.out);
-  for (int64_t i = 0; i < width; ++i) {
-    int sum = 1 << (c.bits - 1);
-    for (int t = 0; i < c.out && t < c.count[i]; ++t) sum += row[c.first[i] + t] * c.integer[t * width + i];
-    const int value = sum >> c.bits;
-    out[i] = value < 0 ? 0 : value > 255 ? 255 : value;
+  for (int64_t x = 0; x < width; x += LANES) {
+    vint sum{};
+    if (c.near) {
+      const int* at = row + c.base[x / LANES];
+      const vfloat low = (vfloat)load(at), high = (vfloat)load(at + LANES);
+      for (int t = 0; t < c.most; ++t)
+        sum += (vint)permute(low, high, load(c.place + t * width + x)) * load(c.integer + t * width + x);
+    } else {
+      alignas(64) int value[LANES] = {};
+      for (int64_t i = x; i < x + LANES && i < c.out; ++i)
+        for (int t = 0; t < c.count[i]; ++t) value[i - x] += row[c.first[i] + t] * c.integer[t * width + i];
+      sum = load(value);
+    }
+    store(out + x, to_byte(sum, c.bits));
   }
 }
 
 // out[x] = sum of weights times bytes, over `taps` rows; no byte beyond `length` is read.
-void weigh_rows(const uint8_t* const* rows, const float* weights, int taps, int64_t length, float* out) {
+FASTSSL_INLINE void weigh_rows(const uint8_t* const* rows, const float* weights, int taps, int64_t length, float* out) {
   int64_t x = 0;
   for (; x + LANES <= length; x += LANES) {
     vfloat sum = to_float(load(rows[0] + x)) * weights[0];
@@ -93,37 +98,60 @@ void weigh_rows(const uint8_t* const* rows, const float* weights, int taps, int6
   }
 }
 
+// The same with the commonest numbers of taps as constants.
+void weigh_rows_of(const uint8_t* const* rows, const float* weights, int taps, int64_t length, float* out) {
+  if (taps == 1) return weigh_rows(rows, weights, 1, length, out);
+  if (taps == 2) return weigh_rows(rows, weights, 2, length, out);
+  if (taps == 3) return weigh_rows(rows, weights, 3, length, out);
+  if (taps == 4) return weigh_rows(rows, weights, 4, length, out);
+  weigh_rows(rows, weights, taps, length, out);
+}
+
 struct Triple {
   vfloat a, b, c;
 };
 
-// From r g b r g b ... to three vectors, and back.
-FASTSSL_INLINE Triple split_channels(const float* in) {
-  vint first{}, second{};
-  Triple out;
-  vfloat* planes[CHANNELS] = {&out.a, &out.b, &out.c};
-  const vfloat x = load(in), y = load(in + LANES), z = load(in + 2 * LANES);
-  for (int k = 0; k < CHANNELS; ++k) {
+// Places for `permute`, of three channels that are interleaved: two permutations a vector.
+struct Places {
+  alignas(64) int first[CHANNELS][LANES], second[CHANNELS][LANES];
+};
+
+constexpr Places split_places() {
+  Places p{};
+  for (int k = 0; k < CHANNELS; ++k)
     for (int i = 0; i < LANES; ++i) {
       const int at = 3 * i + k;
-      first[i] = at < 2 * LANES ? at : 0;
-      second[i] = at < 2 * LANES ? i : at - LANES;
+      p.first[k][i] = at < 2 * LANES ? at : 0;
+      p.second[k][i] = at < 2 * LANES ? i : at - LANES;
     }
-    *planes[k] = permute(permute(x, y, first), z, second);
-  }
-  return out;
+  return p;
 }
 
-FASTSSL_INLINE void join_channels(Triple p, float* out) {
-  vint first{}, second{};
-  for (int k = 0; k < CHANNELS; ++k) {
+constexpr Places join_places() {
+  Places p{};
+  for (int k = 0; k < CHANNELS; ++k)
     for (int i = 0; i < LANES; ++i) {
       const int at = k * LANES + i;
-      first[i] = at % 3 == 1 ? LANES + at / 3 : at / 3;
-      second[i] = at % 3 == 2 ? LANES + at / 3 : i;
+      p.first[k][i] = at % 3 == 1 ? LANES + at / 3 : at / 3;
+      p.second[k][i] = at % 3 == 2 ? LANES + at / 3 : i;
     }
-    store(out + k * LANES, permute(permute(p.a, p.b, first), p.c, second));
-  }
+  return p;
+}
+
+constexpr Places SPLIT = split_places(), JOIN = join_places();
+
+// From r g b r g b ... to three vectors, and back.
+FASTSSL_INLINE Triple split_channels(const float* in) {
+  const vfloat x = load(in), y = load(in + LANES), z = load(in + 2 * LANES);
+  return {permute(permute(x, y, load(SPLIT.first[0])), z, load(SPLIT.second[0])),
+          permute(permute(x, y, load(SPLIT.first[1])), z, load(SPLIT.second[1])),
+          permute(permute(x, y, load(SPLIT.first[2])), z, load(SPLIT.second[2]))};
+}
+
+FASTSSL_INLINE Triple join_channels(Triple p) {
+  return {permute(permute(p.a, p.b, load(JOIN.first[0])), p.c, load(JOIN.second[0])),
+          permute(permute(p.a, p.b, load(JOIN.first[1])), p.c, load(JOIN.second[1])),
+          permute(permute(p.a, p.b, load(JOIN.first[2])), p.c, load(JOIN.second[2]))};
 }
 
 // The Gaussian of one view along one axis: weights of the taps 0 .. radius on either side.
@@ -156,14 +184,17 @@ void blur_row(const Blur& blur, float* row, int width, float* wide) {
   }
 }
 
-// Row y of a column blur over `height` rows that are `stride` apart.
-void blur_column(const Blur& blur, const float* rows, int64_t stride, int height, int y, int width, float* out) {
-  for (int64_t x = 0; x < width; x += LANES) store(out + x, load(rows + y * stride + x) * blur.weight[0]);
-  for (int j = 1; j <= blur.radius; ++j) {
-    const int above = y - j < 0 ? j - y : y - j;
-    const int below = y + j >= height ? 2 * (height - 1) - y - j : y + j;
-    const float *a = rows + above * stride, *b = rows + below * stride;
-    for (int64_t x = 0; x < width; x += LANES)
-      store(out + x, load(out + x) + (load(a + x) + load(b + x)) * blur.weight[j]);
+// Row y of a blur down `height` rows that are `stride` apart; `lines` has room for two pointers a tap.
+void blur_column(const Blur& blur, const float* rows, int64_t stride, int height, int y, int width, const float** lines,
+                 float* out) {
+  const float** below = lines + blur.radius + 1;
+  for (int j = 0; j <= blur.radius; ++j) {
+    lines[j] = rows + (y - j < 0 ? j - y : y - j) * stride;
+    below[j] = rows + (y + j >= height ? 2 * (height - 1) - y - j : y + j) * stride;
+  }
+  for (int64_t x = 0; x < width; x += LANES) {
+    vfloat sum = load(lines[0] + x) * blur.weight[0];
+    for (int j = 1; j <= blur.radius; ++j) sum += (load(lines[j] + x) + load(below[j] + x)) * blur.weight[j];
+    store(out + x, sum);
   }
 }

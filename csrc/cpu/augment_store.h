@@ -58,18 +58,17 @@ void store_row(const View& v, float* rows, int y) {
   const int64_t step = turns == 0 ? o.column : turns == 1 ? -o.row : turns == 2 ? -o.column : o.row;
   const OutputType type = v.call->type;
   if (v.call->channels == CHANNELS && step == CHANNELS && o.channel == 1) {
-    alignas(64) float joined[CHANNELS * LANES];
     for (int64_t x = 0; x < o.width; x += LANES) {
-      const Triple t = {finish(v, load(rows + x), 0), finish(v, load(rows + v.stride + x), 1),
-                        finish(v, load(rows + 2 * v.stride + x), 2)};
-      join_channels(t, joined);
+      const Triple t = join_channels({finish(v, load(rows + x), 0), finish(v, load(rows + v.stride + x), 1),
+                                      finish(v, load(rows + 2 * v.stride + x), 2)});
+      const vfloat parts[CHANNELS] = {t.a, t.b, t.c};
       for (int k = 0; k < CHANNELS; ++k) {
         const int64_t at = CHANNELS * x + k * LANES, left = CHANNELS * (int64_t)o.width - at;
         char* to = element(type, v.target, start + at);
         if (left >= LANES) {
-          store_as(type, to, load(joined + k * LANES));
+          store_as(type, to, parts[k]);
         } else if (left > 0) {
-          scatter(type, to, 1, load(joined + k * LANES), left);
+          scatter(type, to, 1, parts[k], left);
         }
       }
     }

@@ -56,7 +56,7 @@ void resize_float(const View& v, int y, float* out) {
   const bool planar = v.image.column == 1;
   for (int c = 0; c < (planar ? channels : 1); ++c) {
     for (int t = 0; t < taps; ++t) lines[t] = source_row(v, v.rows.first[y] + t) + c * v.image.channel;
-    weigh_rows(lines, weights, taps, planar ? width : (int64_t)channels * width,
+    weigh_rows_of(lines, weights, taps, planar ? width : (int64_t)channels * width,
                planar ? v.source_rows + c * length : v.interleaved);
   }
   if (!planar)
@@ -79,6 +79,7 @@ void resize_uint8(View& v, int y, float* out) {
     int* line = reinterpret_cast<int*>(v.interleaved);
     for (int c = 0; c < channels; ++c) {
       for (int x = 0; x < v.params.width; ++x) line[x] = bytes[c * v.image.channel + x * v.image.column];
+      for (int x = v.params.width; x < v.params.width + MARGIN; ++x) line[x] = 0;
       resize_columns(v.columns, line, v.ring + ((source % v.rows.taps) * channels + c) * v.stride);
     }
     v.ring_next = source + 1;
@@ -86,11 +87,10 @@ void resize_uint8(View& v, int y, float* out) {
   const int* weights = v.rows.integer + y * (int64_t)v.rows.taps;
   for (int c = 0; c < channels; ++c)
     for (int64_t x = 0; x < v.out.width; x += LANES) {
-      vint sum = (1 << (v.rows.bits - 1)) - vint{};
+      vint sum{};
       for (int source = first; source < end; ++source)
         sum += load(v.ring + ((source % v.rows.taps) * channels + c) * v.stride + x) * weights[source - first];
-      sum >>= v.rows.bits;
-      store(channel_row(v, out, c) + x, clamp(to_float(sum), 255.f));
+      store(channel_row(v, out, c) + x, to_float(to_byte(sum, v.rows.bits)));
     }
 }
 
@@ -177,7 +177,8 @@ void finish_rows(View& v, int y, int& stored) {
   for (; stored < height && (y == height - 1 || stored + v.down.radius <= y); ++stored) {
     for (int c = 0; c < channels; ++c) {
       float* out = channel_row(v, v.finished, c);
-      blur_column(v.down, v.state + c * v.stride, channels * v.stride, height, stored, v.out.width, out);
+      const float** lines = reinterpret_cast<const float**>(v.wide);
+      blur_column(v.down, v.state + c * v.stride, channels * v.stride, height, stored, v.out.width, lines, out);
       if (v.call->uint8)  // to the nearest, ties to even
         for (int64_t x = 0; x < v.out.width; x += LANES) store(out + x, (load(out + x) + ROUND) - ROUND);
     }
@@ -244,7 +245,7 @@ void lay_out(View& v, Scratch& scratch, const Augment& a) {
   v.across.weight = scratch.floats(radius), v.down.weight = scratch.floats(radius);
   v.source_rows = scratch.floats(a.channels * line);
   v.interleaved = scratch.floats(CHANNELS * line);
-  v.wide = scratch.floats(max_of(3 * width, 2 * s.taps_y));
+  v.wide = scratch.floats(max_of(3 * width, max_of(2 * s.taps_y, 4 * (radius + 1))));
   v.finished = scratch.floats(a.channels * width);
   v.ring = scratch.ints(a.uint8 ? s.taps_y * a.channels * width : 0);
   v.state = scratch.floats(s.height * a.channels * width);
@@ -285,8 +286,8 @@ void augment_one(View& v, int64_t sample, int view) {
   } else {
     fill_windows<float>(v.columns, a.bicubic, p.hflip, 1);
     fill_windows<float>(v.rows, a.bicubic, false, 1.0 / 255);
-    fill_places(v.columns);
   }
+  fill_places(v.columns);
   v.ring_next = 0;
 
   v.steps = 4;

@@ -5,12 +5,8 @@ constexpr int LANES = FASTSSL_LANES;
 typedef float vfloat __attribute__((vector_size(LANES * 4)));
 typedef int vint __attribute__((vector_size(LANES * 4)));
 typedef vint vmask;
-typedef uint8_t vbyte __attribute__((vector_size(LANES)));
-typedef uint16_t vhalf __attribute__((vector_size(LANES * 2)));
 typedef float vfloat_unaligned __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef int vint_unaligned __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef uint8_t vbyte_unaligned __attribute__((vector_size(LANES), aligned(1), may_alias));
-typedef uint16_t vhalf_unaligned __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
 
 FASTSSL_INLINE vfloat load(const float* p) { return *reinterpret_cast<const vfloat_unaligned*>(p); }
 FASTSSL_INLINE void store(float* p, vfloat x) { *reinterpret_cast<vfloat_unaligned*>(p) = x; }
@@ -22,17 +18,43 @@ FASTSSL_INLINE vfloat maximum(vfloat a, vfloat b) {
 
 FASTSSL_INLINE vint load(const int* p) { return *reinterpret_cast<const vint_unaligned*>(p); }
 FASTSSL_INLINE void store(int* p, vint x) { *reinterpret_cast<vint_unaligned*>(p) = x; }
-FASTSSL_INLINE vint load(const uint8_t* p) {
-  return __builtin_convertvector((vbyte)*reinterpret_cast<const vbyte_unaligned*>(p), vint);
-}
-FASTSSL_INLINE void store(uint16_t* p, vint x) {
-  *reinterpret_cast<vhalf_unaligned*>(p) = __builtin_convertvector(x, vhalf);
-}
 FASTSSL_INLINE vfloat to_float(vint x) { return __builtin_convertvector(x, vfloat); }
 FASTSSL_INLINE vint to_int(vfloat x) { return __builtin_convertvector(x, vint); }  // towards 0
 FASTSSL_INLINE vfloat select(vmask mask, vfloat a, vfloat b) { return mask ? a : b; }
 FASTSSL_INLINE vfloat minimum(vfloat a, vfloat b) { return select(a < b, a, b); }
 FASTSSL_INLINE vfloat truncate(vfloat x) { return to_float(to_int(x)); }
+
+// What compilers make of the generic form of these is one instruction a lane.
+#if FASTSSL_LANES == 16
+FASTSSL_INLINE vint load(const uint8_t* p) { return (vint)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)); }
+FASTSSL_INLINE void store(uint16_t* p, vint x) {
+  _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16((__m512i)x));
+}
+// Of two vectors in a row, the values at these places.
+FASTSSL_INLINE vfloat permute(vfloat low, vfloat high, vint place) {
+  return (vfloat)_mm512_permutex2var_ps((__m512)low, (__m512i)place, (__m512)high);
+}
+#elif FASTSSL_LANES == 8
+FASTSSL_INLINE vint load(const uint8_t* p) { return (vint)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)); }
+FASTSSL_INLINE void store(uint16_t* p, vint x) {
+  const __m128i low = _mm256_castsi256_si128((__m256i)x), high = _mm256_extracti128_si256((__m256i)x, 1);
+  _mm_storeu_si128((__m128i*)p, _mm_packus_epi32(low, high));
+}
+FASTSSL_INLINE vfloat permute(vfloat low, vfloat high, vint place) {
+  const vfloat a = (vfloat)_mm256_permutevar8x32_ps((__m256)low, (__m256i)place);
+  return select(place < 8, a, (vfloat)_mm256_permutevar8x32_ps((__m256)high, (__m256i)place));
+}
+#else
+FASTSSL_INLINE vint load(const uint8_t* p) { return vint{p[0], p[1], p[2], p[3]}; }
+FASTSSL_INLINE void store(uint16_t* p, vint x) {
+  for (int i = 0; i < LANES; ++i) p[i] = (uint16_t)x[i];
+}
+FASTSSL_INLINE vfloat permute(vfloat low, vfloat high, vint place) {
+  vfloat out{};
+  for (int i = 0; i < LANES; ++i) out[i] = place[i] < LANES ? low[place[i]] : high[place[i] - LANES];
+  return out;
+}
+#endif
 
 // A product that is rounded before it is added to: the compiler must not see through it.
 FASTSSL_INLINE vfloat product(vfloat a, vfloat b) {

@@ -4,11 +4,13 @@
 // No function of these variants may be shared: their namespaces are unnamed, and they use no inline function of the
 // standard library, whose one surviving copy could be the AVX-512 one. Nor are there templates in them: GCC does not
 // give a template's instances the target of the place where it stands.
+#include <stdint.h>
 #include <string.h>
 
 #define FASTSSL_INLINE inline __attribute__((always_inline))
 #if defined(__x86_64__) && defined(__GNUC__)
 #define FASTSSL_X86 1
+#include <immintrin.h>
 #endif
 
 namespace fastssl {
