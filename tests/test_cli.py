@@ -7,9 +7,11 @@ import subprocess
 import sys
 import warnings
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from fastssl import cli
+from fastssl import cli, transforms
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +53,66 @@ def test_pretrain_and_evaluate_digits(capsys, tmp_path):
     assert code == 0, err
 
 
+def write_photos(folder, classes, count):
+    """Photographs of different sizes, one colour a class and noise."""
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 100, (40 + i, 60 - 2 * i, 3), dtype=np.uint8)
+            pixels[..., label] += 120
+            Image.fromarray(pixels).save(folder / name / f"{i}.jpg")
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_pretrain_on_a_folder_of_photographs(capsys, tmp_path, monkeypatch, workers):
+    write_photos(tmp_path / "photos", ("red", "green"), 10)
+    seen = []
+    call = transforms.Transform.__call__
+    monkeypatch.setattr(
+        transforms.Transform, "__call__", lambda self, x: seen.append((x, call(self, x))) or seen[-1][1]
+    )
+    code, out, err = run(
+        capsys, "pretrain", "simclr", "--data", "photos", "--image-size", "16", "--epochs", "1", "--batch-size", "8",
+        "--workers", workers, "--decode-size", "20", "--out", "run", "--quiet",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "16 images 3x16x16, 2 classes" in out
+    (images, views), *_ = seen
+    assert len(images) == 8
+    # The crops come from the photographs, here decoded at half their size; the views have the image size.
+    assert 20 <= images.sizes.min() < images.sizes.max() <= 30
+    assert [view.shape for view in views] == [(8, 3, 16, 16)] * 2
+    code, out, err = run(capsys, "evaluate", "run", "--k", "3", "--labels-per-class", "2")
+    assert code == 0, err
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["pixels"]["kNN"] == 1
+
+
+def test_augment_draws_a_contact_sheet(capsys, tmp_path):
+    write_photos(tmp_path / "photos", ("a",), 6)
+    code, out, err = run(capsys, "augment", "--recipe", "dino", "photos", "photos/a/5.jpg")
+    assert code == 0, err
+    assert "DINO(10 views: 224x224" in out
+    assert "written  views-dino.png" in out
+    sheet = Image.open(tmp_path / "views-dino.png")
+    assert f"{sheet.width} x {sheet.height} pixels" in out
+    assert 5 * 224 < sheet.height < 6 * 224  # four of the folder, and the file
+    sizes = []
+    for seed, rounding in (("1", "none"), ("1", "none"), ("2", "none"), ("1", "uint8")):
+        code, _, err = run(
+            capsys, "augment", "--recipe", "simclr", "--size", "64", "--seed", seed, "--rounding", rounding, "--out",
+            "sheets/of/a.png", "photos/a/5.jpg",
+        )  # fmt: skip
+        assert code == 0, err
+        sizes.append((tmp_path / "sheets" / "of" / "a.png").read_bytes())
+    assert sizes[0] == sizes[1]
+    assert len(set(sizes)) == 3
+
+
+def test_every_recipe_has_its_name_on_the_command_line():
+    assert tuple(transforms.RECIPES) == cli._RECIPES
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "says"),
     [
@@ -71,6 +133,14 @@ def test_pretrain_and_evaluate_digits(capsys, tmp_path):
         (("pretrain", "simclr", "--data", "digits", "--image-size", "9"), 1, "image_size: got 9"),
         (("pretrain", "simclr", "--data", "digits", "--accelerator", "gpux"), 1, "accelerator: got 'gpux'"),
         (("evaluate", "missing/run"), 1, "folder: got 'missing/run'"),
+        (("pretrain", "simclr", "--data", "photos", "--decode-size", "0"), 1, "decode_size: got 0"),
+        (("augment", "photo.png"), 2, "the following arguments are required: --recipe"),
+        (("augment", "--recipe", "dino"), 2, "the following arguments are required: IMAGE"),
+        (("augment", "--recipe", "dinosaur", "photo.png"), 2, "invalid choice: 'dinosaur' (choose from"),
+        (("augment", "--recipe", "dino", "missing.png"), 1, "image: no file or folder 'missing.png'"),
+        (("augment", "--recipe", "dino", "."), 1, "image: no image files under '.'"),
+        (("augment", "--recipe", "dino", "--size", "0", "."), 1, "size: got 0, want an int >= 1"),
+        (("augment", "--recipe", "dino", "--out", "views.txt", "."), 1, "out: got 'views.txt', want a name that ends"),
         (("bench", "ntxent", "--pairs", "0"), 1, "pairs: got 0"),
         (("bench", "softmax"), 2, "invalid choice: 'softmax'"),
     ],
@@ -108,6 +178,14 @@ def test_a_corrupt_file_is_a_warning_line(capsys, tmp_path):
     assert "fastssl: error: data: none of the 1 image files" in err
 
 
+def test_a_file_that_is_no_image(capsys, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no")
+    code, _, err = run(capsys, "augment", "--recipe", "mae", "a.png")
+    assert code == 1
+    assert err == "fastssl: error: image: got 'a.png', which cannot be read as an image\n"
+    assert not (tmp_path / "views-mae.png").exists()
+
+
 def test_bench(capsys):
     code, out, err = run(capsys, "bench", "ntxent", "--pairs", "8", "16", "--dim", "4", "--repeats", "1")
     assert code == 0, err
@@ -123,7 +201,7 @@ def test_info_and_help_and_version(capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0
     assert "examples:" in out
-    for command in ("pretrain", "evaluate", "bench", "info"):
+    for command in ("pretrain", "evaluate", "augment", "bench", "info"):
         code, out, _ = run(capsys, command, "--help")
         assert code == 0
         assert "default: None" not in out

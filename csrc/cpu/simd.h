@@ -24,11 +24,15 @@ FASTSSL_INLINE vfloat select(vmask mask, vfloat a, vfloat b) { return mask ? a :
 FASTSSL_INLINE vfloat minimum(vfloat a, vfloat b) { return select(a < b, a, b); }
 FASTSSL_INLINE vfloat truncate(vfloat x) { return to_float(to_int(x)); }
 
-// What compilers make of the generic form of these is one instruction a lane.
+// What compilers make of the generic form of these is one instruction a lane; or, of a sum of products, one fusion here
+// and the other there, so that equal work would differ in the last place.
 #if FASTSSL_LANES == 16
 FASTSSL_INLINE vint load(const uint8_t* p) { return (vint)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)); }
 FASTSSL_INLINE void store(uint16_t* p, vint x) {
   _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16((__m512i)x));
+}
+FASTSSL_INLINE vfloat multiply_add(vfloat a, vfloat b, vfloat c) {
+  return (vfloat)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 }
 // Of two vectors in a row, the values at these places.
 FASTSSL_INLINE vfloat permute(vfloat low, vfloat high, vint place) {
@@ -40,6 +44,9 @@ FASTSSL_INLINE void store(uint16_t* p, vint x) {
   const __m128i low = _mm256_castsi256_si128((__m256i)x), high = _mm256_extracti128_si256((__m256i)x, 1);
   _mm_storeu_si128((__m128i*)p, _mm_packus_epi32(low, high));
 }
+FASTSSL_INLINE vfloat multiply_add(vfloat a, vfloat b, vfloat c) {
+  return (vfloat)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
 FASTSSL_INLINE vfloat permute(vfloat low, vfloat high, vint place) {
   const vfloat a = (vfloat)_mm256_permutevar8x32_ps((__m256)low, (__m256i)place);
   return select(place < 8, a, (vfloat)_mm256_permutevar8x32_ps((__m256)high, (__m256i)place));
@@ -49,6 +56,7 @@ FASTSSL_INLINE vint load(const uint8_t* p) { return vint{p[0], p[1], p[2], p[3]}
 FASTSSL_INLINE void store(uint16_t* p, vint x) {
   for (int i = 0; i < LANES; ++i) p[i] = (uint16_t)x[i];
 }
+FASTSSL_INLINE vfloat multiply_add(vfloat a, vfloat b, vfloat c) { return a * b + c; }
 FASTSSL_INLINE vfloat permute(vfloat low, vfloat high, vint place) {
   vfloat out{};
   for (int i = 0; i < LANES; ++i) out[i] = place[i] < LANES ? low[place[i]] : high[place[i] - LANES];

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -98,8 +97,7 @@ def augment(
     if rounding not in ROUNDINGS:
         raise ValueError(f"rounding: got {rounding!r}, want 'none' or 'uint8'")
     means, stds = channel_statistics(channels, mean, std)
-    groups = [(h, w, len(list(same))) for (h, w), same in itertools.groupby(sizes)]
-    heights, widths, counts = (list(column) for column in zip(*groups, strict=True))
+    heights, widths, counts = _group(sizes)
     views = torch.ops.fastssl.augment(
         pixels, extents, params.packed, heights, widths, counts, interpolation == "bicubic",
         blur_kernel or 0, means, stds, dtype, memory_format == torch.channels_last, rounding == "uint8",
@@ -115,6 +113,17 @@ def _sizes(size: Any, views: int) -> list[tuple[int, int]]:
     if len(size) != views:
         raise ValueError(f"size: got {len(size)} sizes, want {views}, one a view")
     return [check_size("size", s) for s in size]
+
+
+def _group(sizes: list[tuple[int, int]]) -> tuple[list[int], list[int], list[int]]:
+    """Heights, widths and numbers of consecutive views of one size."""
+    heights, widths, counts = [], [], []
+    for v, (height, width) in enumerate(sizes):
+        if v > 0 and sizes[v - 1] == (height, width):
+            counts[-1] += 1
+        else:
+            heights, widths, counts = [*heights, height], [*widths, width], [*counts, 1]
+    return heights, widths, counts
 
 
 def check_values(

@@ -37,8 +37,7 @@ def augment_one(
     top, left, height, width = params.crop[i, v].tolist()
     x = image[:, top : top + height, left : left + width]
     x = x if rounding == "uint8" else x.to(dtype) * torch.tensor(1 / 255, dtype=dtype)
-    if size != (height, width):
-        x = F.interpolate(x[None], size, mode=interpolation, antialias=True, align_corners=False)[0]
+    x = resize(x, size, interpolation)
     x = x.flip(-1) if params.hflip[i, v] else x
     x = x.flip(-2) if params.vflip[i, v] else x
     x = torch.rot90(x, int(params.turns[i, v]), (-2, -1))
@@ -56,6 +55,18 @@ def augment_one(
         bound = 255 if x.dtype == torch.uint8 else 1
         x = torch.where(x >= threshold * bound, bound - x, x)
     return x if x.dtype == dtype else x.to(dtype) * torch.tensor(1 / 255, dtype=dtype)
+
+
+def resize(x: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+    """Antialiased resize of [C, H, W], around two faults of PyTorch 2.11 at views one pixel wide."""
+    if x.shape[1:] == size:
+        return x
+    # Float images of one column come out with the wrong rows, so these are transposed; uint8 ones of three channels
+    # and one pixel stop it, so each channel is an image of its own.
+    turned = size[1] == 1 and x.is_floating_point()
+    images = (x.mT if turned else x)[:, None]
+    images = F.interpolate(images, size[::-1] if turned else size, mode=interpolation, antialias=True)
+    return images[:, 0].mT if turned else images[:, 0]
 
 
 def luma(x: Tensor) -> Tensor:

@@ -107,10 +107,7 @@ def sample_params_kernel(
     at = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
     mask = at < n
     view = tl.program_id(1)
-    if seed.dtype.is_ptr():
-        key = tl.load(seed)
-    else:
-        key = seed.to(tl.int64)
+    key = tl.load(seed) if seed.dtype.is_ptr() else seed.to(tl.int64)
     ids = tl.load(sample_ids + at * stride_ids, mask=mask, other=0)
     rows = tl.load(heights + at * stride_heights, mask=mask, other=1).to(tl.float64)
     columns = tl.load(widths + at * stride_widths, mask=mask, other=1).to(tl.float64)

@@ -1,0 +1,61 @@
+"""Augmentation in Triton: two launches a size of view."""
+
+from __future__ import annotations
+
+import torch
+import triton
+
+from .augment_kernels import augment_blur_kernel, augment_contrast_kernel, augment_resize_kernel
+
+BLOCK = 32  # a program makes BLOCK x BLOCK pixels
+NUM_WARPS = 4
+STATE_BYTES = 256 * 2**20
+
+
+def augment_fwd(
+    pixels: torch.Tensor, extents: torch.Tensor | None, params: torch.Tensor, heights: list[int], widths: list[int],
+    counts: list[int], bicubic: bool, blur_kernel: int, mean: list[float], std: list[float], dtype: torch.dtype,
+    channels_last: bool, uint8: bool,
+) -> list[torch.Tensor]:  # fmt: skip
+    """Views [count, n, C, h, w] of each group; the arguments are those of the op, params int32 [n, V, 12]."""
+    n, views, _ = params.shape
+    channels = len(mean)
+    unit = 255.0 if uint8 else 1.0
+    # (x / unit - mean) / std as one product and one sum; a grey image's numbers thrice, which fills the arguments.
+    scales = [1 / (unit * s) for s in std] * (3 // channels)
+    shifts = [-m / s for m, s in zip(mean, std, strict=True)] * (3 // channels)
+    if extents is None:
+        image_size, strides = pixels.shape[2:], pixels.stride()
+    else:
+        image_size, strides = (0, 0), (0, 1, 0, channels)  # read from the extents
+    common = {
+        "UINT8": uint8, "CHANNELS": channels, "CHANNELS_LAST": channels_last, "BLOCK": BLOCK,
+        "num_warps": NUM_WARPS, "enable_fp_fusion": False,
+    }  # fmt: skip
+    precision = "tf32x3" if pixels.device.type == "cuda" else "ieee"  # the interpreter knows only this
+    groups, first_view = [], 0
+    with torch.cuda.device_of(pixels):
+        for h, w, count in zip(heights, widths, counts, strict=True):
+            shape = (count, n, h, w, channels) if channels_last else (count, n, channels, h, w)
+            out = torch.empty(shape, dtype=dtype, device=pixels.device)
+            tiles = triton.cdiv(h, BLOCK) * triton.cdiv(w, BLOCK)
+            chunk = min(count * n, max(1, STATE_BYTES // (4 * channels * h * w)))
+            state = torch.empty((chunk, channels, h, w), dtype=torch.float32, device=pixels.device)
+            sums = torch.empty((chunk, tiles), dtype=torch.float32, device=pixels.device)
+            for start in range(0, count * n, chunk):
+                grid = (min(chunk, count * n - start) * tiles,)
+                augment_resize_kernel[grid](
+                    pixels, pixels if extents is None else extents, params, state, sums, out, start, n, views,
+                    first_view, *image_size, *strides, h, w, *scales, *shifts,
+                    RAGGED=extents is not None, BICUBIC=bicubic, **common,
+                )  # fmt: skip
+                augment_contrast_kernel[grid](
+                    params, state, sums, out, start, n, views, first_view, h, w, *scales, *shifts, **common
+                )
+                augment_blur_kernel[grid](
+                    params, state, out, start, n, views, first_view, h, w,
+                    blur_kernel // 2 if blur_kernel else max(h, w), *scales, *shifts, PRECISION=precision, **common,
+                )  # fmt: skip
+            groups.append(out.permute(0, 1, 4, 2, 3) if channels_last else out)
+            first_view += count
+    return groups
