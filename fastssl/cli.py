@@ -146,6 +146,7 @@ def pretrain(args: argparse.Namespace) -> None:
     )
     weights = sum(p.numel() for p in encoder.parameters())
     print(f"encoder  {name}, {weights / 1e6:.2f} million weights, {encoder.num_features} features")
+    measured = images.labelled and args.knn_every > 0
     result = fit(
         method,
         images,
@@ -162,6 +163,7 @@ def pretrain(args: argparse.Namespace) -> None:
         workers=given.get("workers"),
         resume=args.resume,
         overwrite=args.overwrite,
+        eval_data=(images, data.load(args.data, split="test", image_size=images.image_size)) if measured else None,
         knn_every=args.knn_every,
         progress=not args.quiet,
     )

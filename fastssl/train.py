@@ -86,7 +86,9 @@ def fit(
     Args:
         method: such as `fastssl.methods.SimCLR`: a module with `encoder`, ``augment(uint8 images) -> views``,
             ``forward(views) -> loss`` and, if it needs one, ``after_step(step, total_steps)``. The images of a folder
-            reach `augment` at their own sizes, as `fastssl.RaggedImages`, all others as a tensor.
+            reach `augment` at their own sizes, as `fastssl.RaggedImages`, all others as a tensor. An attribute
+            `image_size` that is None is set to that of the data, so that views are as large as the images which
+            the encoder is evaluated on.
         data: images, ``"digits"``, ``"shapes"`` or a folder (its training split); see `fastssl.data.load`.
         epochs: passes through the data, >= 1.
         batch_size: images a step, from 2 to the size of the data.
@@ -137,6 +139,8 @@ def fit(
     check("log_every", 1 if log_every is None else log_every, int, 1)
     check("workers", 0 if workers is None else workers, int, 0)
     check("devices", devices, int, 1)
+    if getattr(method, "image_size", 0) is None:
+        method.image_size = images.image_size  # type: ignore[assignment]
     if devices > 1:
         raise ValueError(
             f"devices: got {devices}, want 1: the negatives of other processes are not in the loss yet, and a run "

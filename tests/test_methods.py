@@ -11,7 +11,7 @@ import torchvision.transforms.v2.functional as tv
 from torch import nn
 
 from fastssl import methods, transforms
-from fastssl.transforms import _batched
+from fastssl.functional import Recipe, View
 
 
 def uint8(*shape, seed=0):
@@ -45,102 +45,28 @@ def test_the_seed_governs_the_views():
     first = recipe(images)
     torch.manual_seed(3)
     assert all(torch.equal(a, b) for a, b in zip(first, recipe(images), strict=True))
-    drawn = [recipe(images, torch.Generator().manual_seed(5)) for _ in range(2)]
+    drawn = [recipe(images, generator=torch.Generator().manual_seed(5)) for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True))
 
 
 def test_a_recipe_without_randomness_is_normalisation():
     images = uint8(4, 3, 16, 16)
-    still = transforms.SimCLR(16, scale=(1, 1), jitter_p=0, gray_p=0, blur_p=0, flip_p=0)
+    still = View(16, scale=(1, 1), ratio=(1, 1), hflip_p=0)
+    (view,) = transforms.Transform(Recipe((still,)))(images)
     torch.testing.assert_close(transforms.normalize(images), tv.normalize(images / 255, *transforms.statistics(3)))
-    square = still(images)[0]  # the aspect ratio still varies, so only a whole-image crop is the image itself
-    whole = _batched.crop_resize_flip(
-        images / 255, *[torch.full((4,), v) for v in (0, 0, 16, 16)], torch.zeros(4, dtype=torch.bool), 16
-    )
-    torch.testing.assert_close(whole, images / 255)
-    assert square.shape == images.shape
+    torch.testing.assert_close(view, transforms.normalize(images))
 
 
-@pytest.mark.parametrize("size", [13, 32, 64])
-def test_crops_equal_torchvision(size):
-    x = torch.rand(8, 3, 40, 50)
-    crop = _batched.random_crops(8, 40, 50, (0.08, 1.0), None)
-    flip = torch.arange(8) % 2 == 0
-    mine = _batched.crop_resize_flip(x, *crop, flip, size)
-    for i in range(8):
-        theirs = tv.resized_crop(x[i], *(int(part[i]) for part in crop), [size, size], antialias=True)
-        torch.testing.assert_close(mine[i], theirs.flip(-1) if flip[i] else theirs, atol=5e-6, rtol=0)
-
-
-def test_crops_lie_inside_and_have_the_right_area():
-    top, left, height, width = _batched.random_crops(20_000, 40, 50, (0.2, 0.6), None)
-    assert (top >= 0).all()
-    assert (left >= 0).all()
-    assert (top + height <= 40).all()
-    assert (left + width <= 50).all()
-    share = height * width / 2000
-    assert 0.19 < share.min() < share.max() < 0.62
-    assert abs(share.mean() - 0.4) < 0.01
-    assert ((width / height).log().abs() < 0.4).all()
-
-
-def test_crops_that_never_fit_fall_back_to_the_centre():
-    top, left, height, width = _batched.random_crops(3, 10, 100, (1.0, 1.0), None)
-    assert (height == 10).all()
-    assert (width == 13).all()
-    assert (top == 0).all()
-    assert (left == 43).all()
-
-
-@pytest.mark.parametrize(
-    ("mine", "theirs"),
-    [
-        (_batched.brightness, tv.adjust_brightness),
-        (_batched.contrast, tv.adjust_contrast),
-        (_batched.saturation, tv.adjust_saturation),
-        (_batched.hue, tv.adjust_hue),
-    ],
-)
-@pytest.mark.parametrize("channels", [1, 3])
-def test_colour_steps_equal_torchvision(mine, theirs, channels):
-    x = torch.rand(6, channels, 9, 11)
-    x[0] = 0.5  # grey has no hue
-    factor = torch.rand(6) - 0.5 if mine is _batched.hue else 0.2 + 1.6 * torch.rand(6)
-    got = mine(x, factor[:, None, None, None])
-    for i in range(6):
-        torch.testing.assert_close(got[i], theirs(x[i], float(factor[i])), atol=5e-6, rtol=0)
-
-
-def test_blur_and_rotation_equal_torchvision():
-    x, sigma, degrees = torch.rand(4, 3, 24, 24), 0.1 + 1.9 * torch.rand(4), 60 * torch.rand(4) - 30
-    blurred, turned = _batched.blur(x, sigma, 4), _batched.rotate(x, degrees)
-    for i in range(4):
-        torch.testing.assert_close(blurred[i], tv.gaussian_blur(x[i], [9, 9], [float(sigma[i])] * 2), atol=5e-6, rtol=0)
-        theirs = tv.rotate(x[i], float(degrees[i]), interpolation=tv.InterpolationMode.BILINEAR)
-        torch.testing.assert_close(turned[i, :, 8:16, 8:16], theirs[:, 8:16, 8:16], atol=2e-5, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("images", "error"),
-    [
-        (torch.zeros(2, 3, 8, 8), TypeError),
-        ([1, 2], TypeError),
-        (uint8(2, 4, 8, 8), ValueError),
-        (uint8(3, 8, 8), ValueError),
-        (uint8(0, 3, 8, 8), ValueError),
-    ],
-)
-def test_recipes_refuse_other_images(images, error):
-    with pytest.raises(error, match="images: got"):
-        transforms.SimCLR(8)(images)
-
-
-@pytest.mark.parametrize(
-    "kwargs", [{"size": 0}, {"views": 0}, {"scale": (0.5, 0.2)}, {"jitter": (2, 0, 0, 0)}, {"gray_p": 1.5}]
-)
-def test_recipes_refuse_bad_arguments(kwargs):
-    with pytest.raises(ValueError, match=f"{next(iter(kwargs))}: got"):
-        transforms.SimCLR(**kwargs)
+@pytest.mark.parametrize("name", transforms.RECIPES)
+def test_published_recipes(name):
+    small = {"local_size": 12} if name in ("dino", "swav") else {}
+    transform = transforms.RECIPES[name](24, dtype=torch.bfloat16, memory_format=torch.channels_last, **small)
+    views = transform([uint8(3, 40, 50), uint8(3, 30, 20)])
+    assert [tuple(view.shape) for view in views] == [(2, 3, *size) for size in transform.recipe.sizes]
+    assert len(views) == {"dino": 10, "swav": 8, "mae": 1}.get(name, 2)
+    assert all(view.dtype == torch.bfloat16 for view in views)
+    assert all(view.is_contiguous(memory_format=torch.channels_last) for view in views)
+    assert str(len(views)) in repr(transform)
 
 
 def test_simclr_trains_its_encoder(encoder):

@@ -2,30 +2,12 @@
 tensor-core instructions where a matrix product is meant. Needs the compiler, so TRITON_INTERPRET must not be set.
 """
 
-import contextlib
-import io
-import os
-import re
-
 import pytest
+from offline import CHIPS, check
+from offline import compile_kernel as compile_offline
 
-if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
-    pytest.skip("the interpreter replaces the compiler", allow_module_level=True)
-triton = pytest.importorskip("triton")
+from fastssl.kernels.triton import launch, ntxent_kernels
 
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
-
-from fastssl.kernels.triton import launch, ntxent_kernels  # noqa: E402
-
-# architecture compiled for -> key of the launch table, bytes of shared memory a block may have, matrix instruction
-CHIPS = {
-    80: (80, 166912, "mma.sync"),
-    89: (launch.FALLBACK, 101376, "mma.sync"),
-    90: (90, 232448, "wgmma.mma_async"),
-    100: (100, 232448, "tcgen05.mma"),
-}
-TENSOR_MEMORY = 512  # columns
 WIDTHS = (32, 64, 128, 256, 512, 1024)
 POINTERS = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
 EMBEDDINGS = ("z0", "z1", "zn", "grad_z0", "grad_z1")
@@ -33,43 +15,11 @@ FIXED = {"n": "i32", "splits": "i32", "w_shift": "fp32", "lse": "*fp64", "pos": 
 
 
 def compile_kernel(kernel, arch, constants, options, dtype="float32", tau="*fp32"):
-    """Compile from source and return (ptxas report, compiled kernel); nothing is read from a cache."""
-    signature = {}
+    """Compile with the types of an NT-Xent problem, aligned as for widths of whole 16s."""
+    types, strides = {"tau": tau} | FIXED, [name for name in kernel.arg_names if name.startswith("stride")]
     for name in kernel.arg_names:
-        if name in constants:
-            signature[name] = "constexpr"
-        elif name.startswith("stride"):
-            signature[name] = "i32"
-        else:
-            signature[name] = (
-                tau if name == "tau" else FIXED.get(name) or POINTERS[dtype if name in EMBEDDINGS else "float32"]
-            )
-    aligned = [n.startswith("stride") or t.startswith("*") for n, t in signature.items()]  # as for widths of whole 16s
-    aligned = [a and t != "constexpr" for a, t in zip(aligned, signature.values(), strict=True)]
-    attrs = {(i,): [["tt.divisibility", 16]] for i, yes in enumerate(aligned) if yes}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attrs)
-    log = io.StringIO()
-    with triton.knobs.nvidia.scope(), triton.knobs.compilation.scope(), contextlib.redirect_stdout(log):
-        triton.knobs.nvidia.dump_ptxas_log = True
-        triton.knobs.compilation.always_compile = True
-        compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-    return log.getvalue(), compiled
-
-
-def check(report, compiled, arch, products):
-    """The rules every kernel obeys; returns registers, shared memory and tensor memory for the curious."""
-    _, shared_limit, instruction = CHIPS[arch]
-    registers = int(re.search(r"Used (\d+) registers", report)[1])
-    tensor_memory = compiled.metadata.tmem_size or 0
-    assert re.search(r"\b0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads", report), report
-    assert compiled.metadata.shared <= shared_limit, f"{compiled.metadata.shared} bytes of shared memory"
-    assert tensor_memory <= TENSOR_MEMORY, f"{tensor_memory} columns of tensor memory"
-    if products:
-        ptx = compiled.asm["ptx"]
-        # Row blocks under 64 are too small for wgmma and tcgen05; mma.sync runs on every architecture.
-        assert instruction in ptx or "mma.sync" in ptx, "no tensor-core instructions"
-        assert "wgmma.mma_async instructions are serialized" not in report, report
-    return registers, compiled.metadata.shared, tensor_memory
+        types.setdefault(name, "i32" if name in strides else POINTERS[dtype if name in EMBEDDINGS else "float32"])
+    return compile_offline(kernel, arch, types, constants, options, strides)
 
 
 def split(kwargs):

@@ -19,9 +19,7 @@ static_assert(sizeof(AugmentParams) == 48, "the record has 12 words");
 
 namespace {
 
-FASTSSL_HD bool jitters(const AugmentParams& p, int step) {
-  return p.factor[step] != (step == HUE ? 0.f : 1.f);
-}
+FASTSSL_HD bool jitters(const AugmentParams& p, int step) { return p.factor[step] != (step == HUE ? 0.f : 1.f); }
 
 // A crop of at least one pixel inside an image: what a kernel that cannot refuse parameters makes of them.
 FASTSSL_HD AugmentParams clamped(AugmentParams p, int image_height, int image_width) {

@@ -3,8 +3,9 @@
 // splat(float), and product(a, b): a product that is rounded before it is added to. No include guard: once an
 // instruction set.
 //
-// `uint8` chooses the rules of torchvision for uint8 tensors: values are integers in [0, 255], and every step truncates;
-// operations stand in the order in which torchvision rounds them. Else values are floats, and steps clamp to [0, 1].
+// `uint8` chooses the rules of torchvision for uint8 tensors: values are integers in [0, 255], and every step
+// truncates; operations stand in the order in which torchvision rounds them. Else values are floats, and steps clamp to
+// [0, 1].
 
 struct Pixel {
   vfloat r, g, b;

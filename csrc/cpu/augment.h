@@ -27,10 +27,10 @@ struct Augment {
   int64_t n;
   int channels;
   const uint8_t* pixels;
-  const int64_t* extents;                                       // [n, 3] offset, height, width; or null, and then:
+  const int64_t* extents;  // [n, 3] offset, height, width; or null, and then:
   int64_t image_stride, channel_stride, row_stride, column_stride;
-  int height, width;                                            // of every image, or the largest of the extents
-  const AugmentParams* params;                                  // [n, views]
+  int height, width;            // of every image, or the largest of the extents
+  const AugmentParams* params;  // [n, views]
   int views;
   const AugmentOutput* outputs;  // [views]
   bool bicubic, uint8;

@@ -11,10 +11,10 @@ struct Axis {
   int in, out, taps;  // taps: room for them
   int most;           // the largest count
   int64_t output_stride, tap_stride;
-  int* first;      // [out]
-  int* count;      // [out]
-  float* weight;   // [out, taps] in those strides, 0 beyond the window's count
-  int* integer;    // the same for uint8 images, over 2^bits
+  int* first;     // [out]
+  int* count;     // [out]
+  float* weight;  // [out, taps] in those strides, 0 beyond the window's count
+  int* integer;   // the same for uint8 images, over 2^bits
   int bits;
 };
 

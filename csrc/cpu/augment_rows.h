@@ -30,8 +30,7 @@ void fill_places(Columns& c) {
     c.base[x / LANES] = low;
     c.near = c.near && high - low <= 2 * LANES;
     for (int64_t i = x; i < x + LANES; ++i)
-      for (int t = 0; t < c.taps; ++t)
-        c.place[t * width + i] = i < end && t < c.count[i] ? c.first[i] + t - low : 0;
+      for (int t = 0; t < c.taps; ++t) c.place[t * width + i] = i < end && t < c.count[i] ? c.first[i] + t - low : 0;
   }
   for (int t = 0; t < c.taps; ++t)
     for (int64_t i = c.out; i < width; ++i) c.weight[t * width + i] = 0, c.integer[t * width + i] = 0;

@@ -4,8 +4,8 @@
 //   1. resize a row, apply the colour steps up to the contrast, add to its mean, keep the row;
 //   2. where there is a contrast, the other colour steps on all rows; blur along the rows; then, as soon as the rows
 //      below have come, blur down the columns, solarize, normalise, convert and store.
-// Only the state goes back and forth between the caches; every step works on rows that are in the first one. Mirrors are
-// in the tables of the columns and the order of the rows, rotations in where a row is stored.
+// Only the state goes back and forth between the caches; every step works on rows that are in the first one. Mirrors
+// are in the tables of the columns and the order of the rows, rotations in where a row is stored.
 
 #include "../common/color.h"
 #include "augment_rows.h"
@@ -26,19 +26,19 @@ struct View {
   SourceImage image;
   AugmentParams params;
   AugmentOutput out;
-  void* target;          // of this sample
-  int64_t stride;        // floats between rows of one channel
+  void* target;    // of this sample
+  int64_t stride;  // floats between rows of one channel
   Columns columns;
   Axis rows;
   Blur across, down;
-  float* state;          // [height, channels, stride]
-  float* source_rows;    // [channels, padded(image width) + MARGIN], and the same interleaved
+  float* state;        // [height, channels, stride]
+  float* source_rows;  // [channels, padded(image width) + MARGIN], and the same interleaved
   float* interleaved;
-  float* wide;           // a row with its reflections
-  float* finished;       // [channels, stride]
-  int* ring;             // uint8: rows after the first pass, [rows.taps, channels, stride]
-  int ring_next;         // the first source row that is not in it
-  int before, steps;     // jitter steps up to the contrast, and all
+  float* wide;        // a row with its reflections
+  float* finished;    // [channels, stride]
+  int* ring;          // uint8: rows after the first pass, [rows.taps, channels, stride]
+  int ring_next;      // the first source row that is not in it
+  int before, steps;  // jitter steps up to the contrast, and all
 };
 
 FASTSSL_INLINE float* channel_row(const View& v, float* rows, int c) { return rows + c * v.stride; }
@@ -57,7 +57,7 @@ void resize_float(const View& v, int y, float* out) {
   for (int c = 0; c < (planar ? channels : 1); ++c) {
     for (int t = 0; t < taps; ++t) lines[t] = source_row(v, v.rows.first[y] + t) + c * v.image.channel;
     weigh_rows_of(lines, weights, taps, planar ? width : (int64_t)channels * width,
-               planar ? v.source_rows + c * length : v.interleaved);
+                  planar ? v.source_rows + c * length : v.interleaved);
   }
   if (!planar)
     for (int64_t x = 0; x < width; x += LANES) {
@@ -104,10 +104,10 @@ FASTSSL_INLINE Pixel apply(Pixel p, int step, float factor, float mean, bool uin
 
 enum { GRAY = HUE + 1 };
 
-#define FASTSSL_FOR_PIXELS(work)                                                 \
-  for (int64_t x = 0; x < v.out.width; x += LANES) {                             \
-    const Pixel p = {load(r + x), load(g + x), load(b + x)}, q = work;           \
-    store(r + x, q.r), store(g + x, q.g), store(b + x, q.b);                     \
+#define FASTSSL_FOR_PIXELS(work)                                       \
+  for (int64_t x = 0; x < v.out.width; x += LANES) {                   \
+    const Pixel p = {load(r + x), load(g + x), load(b + x)}, q = work; \
+    store(r + x, q.r), store(g + x, q.g), store(b + x, q.b);           \
   }
 
 FASTSSL_INLINE void step_row(const View& v, float* rows, int step, float mean, bool uint8) {

@@ -82,8 +82,8 @@ Tensor sample_params_fwd(const Tensor& seed, const Tensor& ids, const Tensor& he
   return params;
 }
 
-// Ask for large pages where views come in fresh memory: with 4 KiB ones, the first touch of each page costs more than the
-// whole augmentation.
+// Ask for large pages where views come in fresh memory: with 4 KiB ones, the first touch of each page costs more than
+// the whole augmentation.
 void prefer_large_pages(const Tensor& t) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   const uintptr_t page = 4096, begin = (reinterpret_cast<uintptr_t>(t.data_ptr()) + page - 1) / page * page;

@@ -19,8 +19,8 @@ void sample_params(int64_t seed, const int64_t* ids, const int64_t* heights, int
 #pragma omp parallel for num_threads(threads) if (threads > 1 && n * views >= 256) schedule(static)
   for (int64_t i = 0; i < n; ++i)
     for (int v = 0; v < views; ++v)
-      params[i * views + v] = sample_params(recipes[v], (uint64_t)seed, ids[i], (uint32_t)v,
-                                            heights[i * height_stride], widths[i * width_stride]);
+      params[i * views + v] = sample_params(recipes[v], (uint64_t)seed, ids[i], (uint32_t)v, heights[i * height_stride],
+                                            widths[i * width_stride]);
 }
 
 }  // namespace fastssl

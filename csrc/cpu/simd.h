@@ -28,9 +28,7 @@ FASTSSL_INLINE vfloat truncate(vfloat x) { return to_float(to_int(x)); }
 // and the other there, so that equal work would differ in the last place.
 #if FASTSSL_LANES == 16
 FASTSSL_INLINE vint load(const uint8_t* p) { return (vint)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)); }
-FASTSSL_INLINE void store(uint16_t* p, vint x) {
-  _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16((__m512i)x));
-}
+FASTSSL_INLINE void store(uint16_t* p, vint x) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16((__m512i)x)); }
 FASTSSL_INLINE vfloat multiply_add(vfloat a, vfloat b, vfloat c) {
   return (vfloat)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 }

@@ -1,5 +1,5 @@
-// Compiles FASTSSL_VARIANT, the name of a header that defines `kernels`, once per instruction set, into one library that
-// runs on any processor of the architecture. No include guard: once a source file.
+// Compiles FASTSSL_VARIANT, the name of a header that defines `kernels`, once per instruction set, into one library
+// that runs on any processor of the architecture. No include guard: once a source file.
 //
 // No function of these variants may be shared: their namespaces are unnamed, and they use no inline function of the
 // standard library, whose one surviving copy could be the AVX-512 one. Nor are there templates in them: GCC does not
@@ -89,7 +89,7 @@ inline bool names(const char* capability, const char* set) { return strcmp(capab
 }  // namespace fastssl
 
 #ifdef FASTSSL_X86
-#define FASTSSL_PICK(capability)                                \
+#define FASTSSL_PICK(capability)                                   \
   (fastssl::names(capability, "AVX512") ? fastssl::avx512::kernels \
    : fastssl::names(capability, "AVX2") ? fastssl::avx2::kernels   \
                                         : fastssl::baseline::kernels)

@@ -44,8 +44,8 @@ def augment(
     """Make all views of a batch of images, given their parameters.
 
     Each view is, in this order: the crop, resized with antialias; mirrored and rotated; brightness, contrast,
-    saturation and hue in the order that `params` says; grey; blurred; solarized; (x - mean) / std. Steps whose parameter
-    is neutral are skipped. A step computes what torchvision's v2 function of that name does, on one of two inputs:
+    saturation and hue in the order that `params` says; grey; blurred; solarized; (x - mean) / std. Steps whose
+    parameter is neutral are skipped. A step computes what torchvision's v2 function does, on one of two inputs:
 
     - ``rounding="none"``: on float tensors in [0, 1]. Colour steps clamp to [0, 1].
     - ``rounding="uint8"``: on uint8 tensors, rounded or truncated after every step as there, scaled to [0, 1] last.
@@ -117,12 +117,16 @@ def _sizes(size: Any, views: int) -> list[tuple[int, int]]:
 
 def _group(sizes: list[tuple[int, int]]) -> tuple[list[int], list[int], list[int]]:
     """Heights, widths and numbers of consecutive views of one size."""
-    heights, widths, counts = [], [], []
+    heights: list[int] = []
+    widths: list[int] = []
+    counts: list[int] = []
     for v, (height, width) in enumerate(sizes):
         if v > 0 and sizes[v - 1] == (height, width):
             counts[-1] += 1
         else:
-            heights, widths, counts = [*heights, height], [*widths, width], [*counts, 1]
+            heights.append(height)
+            widths.append(width)
+            counts.append(1)
     return heights, widths, counts
 
 
@@ -138,14 +142,14 @@ def check_values(
     p = AugmentParams(packed)
     limits = torch.tensor([[height, width]]) if extents is None else extents[:, 1:]
     rows, columns = limits[:, :1], limits[:, 1:]
-    top, left, h, w = p.crop.unbind(-1)
+    top, left, h, w = p.crop.long().unbind(-1)  # int32 sums could overflow
     square = torch.tensor([a == b for a, b, c in zip(heights, widths, counts, strict=True) for _ in range(c)])
     factor = "a finite factor >= 0"
     rules = [
         ("crop", (top >= 0) & (left >= 0) & (h >= 1) & (w >= 1) & (top + h <= rows) & (left + w <= columns),
          "a crop (top, left, height, width) of at least one pixel inside the image"),
         ("order", (1 << p.order.clamp(max=7).int()).sum(-1) == 15, "a permutation of 0, 1, 2, 3"),
-        ("turns", (p.turns < 4) & (square | (p.turns % 2 == 0)), "0 to 3, and an even number unless the view is square"),
+        ("turns", (p.turns < 4) & (square | (p.turns % 2 == 0)), "0 to 3, and even unless the view is square"),
         *((name, _finite(getattr(p, name)), factor) for name in ("brightness", "contrast", "saturation")),
         ("hue", p.hue.abs() <= 0.5, "a shift in [-0.5, 0.5]"),
         ("sigma", _finite(p.sigma), "a finite number >= 0"),

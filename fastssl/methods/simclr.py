@@ -70,7 +70,7 @@ class SimCLR(nn.Module):
         self.image_size = image_size
 
     def augment(self, images: Tensor | RaggedImages) -> list[Tensor]:
-        """Return two float32 views [B, C, size, size] of uint8 images [B, C, H, W] or `RaggedImages`, where they are."""
+        """Return two float32 views [B, C, size, size] of uint8 images [B, C, H, W] or `RaggedImages`."""
         if self.transform is not None:
             return self.transform(images)
         if isinstance(images, RaggedImages):

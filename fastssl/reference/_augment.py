@@ -54,7 +54,7 @@ def augment_one(
     if threshold != float("inf"):
         bound = 255 if x.dtype == torch.uint8 else 1
         x = torch.where(x >= threshold * bound, bound - x, x)
-    return x if x.dtype == dtype else x.to(dtype) * torch.tensor(1 / 255, dtype=dtype)
+    return x if x.is_floating_point() else x.to(dtype) * torch.tensor(1 / 255, dtype=dtype)
 
 
 def resize(x: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
@@ -65,8 +65,8 @@ def resize(x: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
     # and one pixel stop it, so each channel is an image of its own.
     turned = size[1] == 1 and x.is_floating_point()
     images = (x.mT if turned else x)[:, None]
-    images = F.interpolate(images, size[::-1] if turned else size, mode=interpolation, antialias=True)
-    return images[:, 0].mT if turned else images[:, 0]
+    out: Tensor = F.interpolate(images, size[::-1] if turned else size, mode=interpolation, antialias=True)
+    return out[:, 0].mT if turned else out[:, 0]
 
 
 def luma(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from .planes import load_planes
 @triton.jit
 def resize_axis(length, out, REAL: tl.constexpr, BICUBIC: tl.constexpr):
     """Return scale, 1 / stretch and support of an axis."""
-    scale = quotient(length.to(REAL), out.to(REAL))
+    scale = quotient(tl.cast(length, REAL), tl.cast(out, REAL))  # `out` is no tensor where it is 1
     stretch = tl.maximum(scale, 1.0)
     return scale, quotient(tl.cast(1.0, REAL), stretch), stretch * (2.0 if BICUBIC else 1.0)
 
