@@ -9,25 +9,19 @@ under `runs/benchmarks`, so that stored results always come from one run of one 
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
 import sys
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import harness
+import ntxent_measure
 import torch
-from environment import RESULTS, ROOT, environment, machine_slug
-from harness import Foresight, Problem
-from providers import available
+from memory import inputs
+from ntxent_measure import Foresight, Problem
+from providers import PROVIDERS, available
 
-try:
-    import pytest
-except ImportError:  # only a run as a script is left
-    pytest = None  # type: ignore[assignment]
+from fastssl._bench import time_loss
 
 FASTSSL = ("fastssl",)
 _HALVES = tuple(Problem(m, dtype=dtype, providers=FASTSSL, budget_s=4) for m in (512, 8192) for dtype in
@@ -52,11 +46,6 @@ _QUICK_CUDA = (
 )
 
 
-def default_device() -> str:
-    """A CUDA device where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def problems(device: str, quick: bool) -> tuple[Problem, ...]:
     """The sizes of a run, small ones first, as each foresees the cost of the next."""
     if device.startswith("cuda"):
@@ -68,100 +57,33 @@ def measure(problem: Problem, device: str, foresight: Foresight) -> list[dict[st
     """Rows of one problem."""
     names = available(device, getattr(torch, problem.dtype), problem.d)
     names = tuple(n for n in names if problem.providers is None or n in problem.providers)
-    return harness.measure(problem, names, device, foresight)
+    return ntxent_measure.measure(problem, names, device, foresight)
 
 
-def write(rows: Sequence[dict[str, Any]], device: str, folder: Path, command: str, seconds: float) -> Path:
-    """Write `<folder>/<machine>/ntxent.json` and return its path."""
-    path = folder / machine_slug(device) / "ntxent.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    head = {"op": "ntxent", "environment": environment(device), "command": command, "seconds": round(seconds)}
-    # One row a line: a later run shows up as a readable difference.
-    lines = ",\n".join("  " + json.dumps(row) for row in rows)
-    path.write_text(json.dumps(head, indent=1)[:-2] + f',\n "rows": [\n{lines}\n ]\n}}\n')
-    return path
+def own(problem: Problem, device: str) -> Callable[[], object]:
+    """Forward and backward by fastssl."""
+    z, loss = inputs(problem.m, problem.d, problem.dtype, device), PROVIDERS["fastssl"].build()
+    return lambda: time_loss(loss, *z)
 
 
-def run(todo: Iterable[Problem], device: str, folder: Path, command: str, limit_s: float = math.inf) -> Path:
-    """Measure problems one after another, print a table, and write the results; none is begun after the limit."""
-    start, rows, foresight = time.perf_counter(), [], Foresight()
-    for problem in todo:
-        if time.perf_counter() - start > limit_s:
-            print(f"left out for lack of time: {problem.label}")
-            continue
-        found = measure(problem, device, foresight)
-        harness.describe(found)
-        rows += found
-    return write(rows, device, folder, command, time.perf_counter() - start)
+BENCHMARK = harness.Benchmark(
+    "ntxent", problems, measure, ntxent_measure.describe, own, ("lightly", "pytorch-metric-learning"), Foresight
+)
 
 
-if pytest is not None:
-
-    @pytest.fixture(scope="module")
-    def collector(request):
-        """Gather the rows of all tests, and write them when the last has run."""
-        device, quick = default_device(), request.config.getoption("--quick", False)
-        gathered: dict[str, Any] = {"rows": [], "foresight": Foresight(), "device": device, "done": set()}
-        start = time.perf_counter()
-        yield gathered
-        if not gathered["rows"]:
-            return
-        whole = not quick and gathered["done"] == set(problems(device, quick))
-        folder = RESULTS if whole else ROOT / "runs" / "benchmarks"
-        command = f"pytest benchmarks/bench_ntxent.py{' --quick' if quick else ''}"
-        path = write(gathered["rows"], device, folder, command, time.perf_counter() - start)
-        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-            print(f"\n{path.relative_to(ROOT)}")
-
-    def pytest_generate_tests(metafunc):
-        """One test a problem."""
-        todo = problems(default_device(), metafunc.config.getoption("--quick", False))
-        metafunc.parametrize("problem", todo, ids=lambda p: p.label)
-
-    def test_ntxent(problem, collector, request):
-        """Measure one size with every provider; pytest-benchmark's table shows fastssl's step, its JSON all of them."""
-        rows = measure(problem, collector["device"], collector["foresight"])
-        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-            print()
-            harness.describe(rows)
-        collector["rows"] += rows
-        collector["done"].add(problem)
-        own = [r for r in rows if r["provider"] == "fastssl"]
-        assert [r["mode"] for r in own] == ["fwd", "fwd_bwd"]
-        assert all(r["time_ms"] > 0 for r in own)
-        if request.config.pluginmanager.hasplugin("benchmark"):
-            _for_pytest_benchmark(request.getfixturevalue("benchmark"), problem, rows, collector["device"])
-
-    def _for_pytest_benchmark(benchmark, problem, rows, device):
-        from memory import inputs
-        from providers import PROVIDERS
-
-        from fastssl._bench import time_loss
-
-        z, loss = inputs(problem.m, problem.d, problem.dtype, device), PROVIDERS["fastssl"].build()
-        benchmark.extra_info["rows"] = rows
-        benchmark.pedantic(lambda: time_loss(loss, *z), rounds=3 if problem.m <= 8192 else 1, warmup_rounds=0)
+def test_ntxent(measured):
+    """Measure one size with every provider."""
+    rows = [r for r in measured if r["provider"] == "fastssl"]
+    assert [r["mode"] for r in rows] == ["fwd", "fwd_bwd"]
+    assert all(r["time_ms"] > 0 for r in rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
     """Run from a command line."""
-    parser = argparse.ArgumentParser(description="NT-Xent benchmark", formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a few sizes")
-    parser.add_argument("--device", default=default_device(), help="cpu or cuda (default: cuda where there is one)")
+    parser = harness.parser(BENCHMARK)
     parser.add_argument("--rows", type=int, nargs="+", help="these 2N alone, at d = 128 in float32")
-    parser.add_argument("--out", type=Path, help="folder of results (default: benchmarks/results for a whole run)")
-    parser.add_argument("--limit-s", type=float, default=math.inf, help="begin no further size after these seconds")
     args = parser.parse_args(arguments)
-    todo = problems(args.device, args.quick)
-    if args.rows:
-        todo = tuple(Problem(m) for m in args.rows)
-    folder = args.out or (
-        ROOT / "runs" / "benchmarks" if args.quick or args.rows or args.limit_s < math.inf else RESULTS
-    )
-    command = f"python benchmarks/bench_ntxent.py{' --quick' if args.quick else ''}"
-    path = run(todo, args.device, folder, command, args.limit_s)
-    print(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path.name)
-    return path
+    return harness.execute(BENCHMARK, args, tuple(Problem(m) for m in args.rows) if args.rows else None)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 _SOURCES = ("fastssl", "kernels", "csrc", "setup.py")
-_PACKAGES = ("torch", "triton", "numpy", "lightly", "pytorch-metric-learning")
+_PACKAGES = ("torch", "triton", "numpy")
 
 
 def cpu_model() -> str:
@@ -53,12 +54,12 @@ def machine_name(device: str) -> str:
     return f"{torch.cuda.get_device_name()} ({cpu})" if device.startswith("cuda") else cpu
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that matter, where they are installed."""
+def versions(peers: Sequence[str] = ()) -> dict[str, str]:
+    """Versions of Python, of the packages that matter and of the peers, where they are installed."""
     import fastssl
 
     found = {"python": platform.python_version(), "fastssl": fastssl.__version__}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *peers):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -90,7 +91,7 @@ def commit() -> dict[str, Any]:
     }
 
 
-def environment(device: str) -> dict[str, Any]:
+def environment(device: str, peers: Sequence[str] = ()) -> dict[str, Any]:
     """All of the above, for the head of a results file."""
     memory_bytes = available_bytes("cpu", total=True)
     return {
@@ -106,7 +107,7 @@ def environment(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "memory_gib": None if memory_bytes is None else round(memory_bytes / 2**30, 1),
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
-        "versions": versions(),
+        "versions": versions(peers),
     }
 
 

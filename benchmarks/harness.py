@@ -1,228 +1,163 @@
-"""Measures one problem with every provider in turns, and returns rows; `bench_ntxent.py` has the problems.
+"""What the benchmarks of all ops share: the machine's own rates, the file of results, and how a run is begun.
 
-Two floors stand beside each time: the operations of the problem over the rate of the machine's matrix product, and
-its compulsory bytes over the rate of a large copy. Both rates are measured in the same run, in turns with the rest.
+A benchmark is a module with a constant `BENCHMARK`; `conftest.py` makes one test of each of its problems.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import math
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import memory
 import torch
-from environment import available_bytes
-from providers import PROVIDERS, backends
+from environment import RESULTS, ROOT, environment, machine_slug
 
-from fastssl._bench import interleave, time_call, time_loss
+from fastssl._bench import time_call
 
-MODES = ("fwd", "fwd_bwd")
-ROUNDS, LEAST_ROUNDS, INPUT_SETS = 40, 3, 3
-MEMORY_SHARE = 0.8  # of what is free: a provider that is foreseen to need more is not run
-Times = dict[str, list[tuple[float, float]]]  # milliseconds of forward and of the whole step, by name and round
 MATMUL, COPY = "matmul", "copy"
-MEMORY_TIMEOUT_S = 120
-OUT_OF_MEMORY = "out of memory budget"
-OUT_OF_TIME = "out of time budget"
+UNSTORED = ROOT / "runs" / "benchmarks"  # of runs that are not whole
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One size, with the seconds that its timing may take and the providers to compare."""
+class Benchmark:
+    """The benchmark of one op.
 
-    m: int
-    d: int = 128
-    dtype: str = "float32"
-    providers: tuple[str, ...] | None = None  # None: all there are
-    budget_s: float = 10
-
-    @property
-    def label(self) -> str:
-        """For test names: rows, width and dtype."""
-        return f"m{self.m}-d{self.d}-{self.dtype}"
-
-
-@dataclass
-class Foresight:
-    """The last peak and time of each provider, from which those of a larger problem are foreseen."""
-
-    seen: dict[tuple[str, str], tuple[int, int, float]] = field(default_factory=dict)
-
-    def note(self, provider: str, what: str, problem: Problem, value: float) -> None:
-        """Remember a peak in bytes or a time in seconds, if it is of the largest problem so far."""
-        if (provider, what) not in self.seen or self.seen[provider, what][0] <= problem.m:
-            self.seen[provider, what] = (problem.m, problem.d, value)
-
-    def foresee(self, provider: str, what: str, problem: Problem) -> float | None:
-        """The same for another problem; None before the first measurement."""
-        if (provider, what) not in self.seen:
-            return None
-        m, d, value = self.seen[provider, what]
-        p = PROVIDERS[provider]
-        exponent = p.memory_exponent if what == "peak_bytes" else p.time_exponent
-        return value * (problem.m / m) ** exponent * max(1.0, problem.d / d)
-
-
-def operations(m: int, d: int, mode: str, device: str) -> float:
-    """Floating-point operations that the problem needs; products are symmetric, so half of them are saved.
-
-    Forward m^2 d. Backward another m^2 d for the scores and 2 m^2 d for the gradient on a CPU; on a GPU rows own
-    their gradients and the scores are not shared, 4 m^2 d.
+    Attributes:
+        op: its name, and that of its file of results.
+        problems: of a device and whether the run is quick, in the order in which they are measured.
+        measure: rows of a problem on a device, given the `state` of the run.
+        describe: prints rows.
+        own: a call of fastssl's on a problem and device, which pytest-benchmark times as well.
+        packages: whose versions stand with the results.
+        state: what a run hands from one problem to the next.
     """
-    backward = 4 if device.startswith("cuda") else 3
-    return float(m) ** 2 * d * (1 if mode == "fwd" else 1 + backward)
+
+    op: str
+    problems: Callable[[str, bool], tuple[Any, ...]]
+    measure: Callable[[Any, str, Any], list[Row]]
+    describe: Callable[[Sequence[Row]], None]
+    own: Callable[[Any, str], Callable[[], object]]
+    packages: tuple[str, ...]
+    state: Callable[[], Any] = dict
 
 
-def compulsory_bytes(m: int, d: int, mode: str, element_bytes: int) -> int:
-    """Bytes that must move: the embeddings read once, and the gradients written once."""
-    return m * d * element_bytes * (1 if mode == "fwd" else 2) + 4
+def default_device() -> str:
+    """A CUDA device where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _peaks(problem: Problem, provider: str, device: str, foresight: Foresight) -> dict[str, Any]:
-    """Peak MiB by mode and the loss, or the reason why there is none."""
-    foreseen = foresight.foresee(provider, "peak_bytes", problem)
-    free = available_bytes(device)
-    if foreseen is not None and free is not None and foreseen > MEMORY_SHARE * free:
-        needs = "over 1 TiB" if foreseen > 2**40 else f"about {foreseen / 2**30:.0f} GiB"
-        return {"note": f"{OUT_OF_MEMORY}: needs {needs}"}
-    answers = {}
-    try:
-        for mode in MODES[::-1]:
-            if mode == "fwd" and answers["fwd_bwd"].get("seconds", 0) > 2:
-                break  # its peak adds nothing to that of the whole step, which has cost enough time
-            answers[mode] = memory.measure(
-                provider, problem.m, problem.d, problem.dtype, mode, device, MEMORY_TIMEOUT_S
-            )
-    except MemoryError:
-        return {"note": f"{OUT_OF_MEMORY}: the call failed"}
-    except TimeoutError:
-        return {"note": f"{OUT_OF_TIME}: over {MEMORY_TIMEOUT_S} s a step"}
-    except Exception as error:
-        if "does not tell" in str(error):  # not on this system: its time is measured all the same
-            return {}
-        if provider == "fastssl":
-            raise
-        print(f"{provider} fails at m = {problem.m}: {error}", flush=True)
-        return {"note": f"failed: {type(error).__name__}"}
-    foresight.note(provider, "peak_bytes", problem, answers["fwd_bwd"]["peak_bytes"])
-    if (
-        foresight.foresee(provider, "step_s", problem) is None
-    ):  # a first call, in fresh pages: slower than those to come
-        foresight.note(provider, "step_s", problem, answers["fwd_bwd"]["seconds"])
-    return {
-        "peak_mib": {mode: answer["peak_bytes"] / 2**20 for mode, answer in answers.items()},
-        "loss": answers["fwd_bwd"]["loss"],
-    }
-
-
-def _reference_sizes(device: str) -> tuple[int, int]:
+def reference_sizes(device: str) -> tuple[int, int]:
     """Side of the matrix product and number of floats of the copy that measure the machine."""
     return (8192, 2**28) if device.startswith("cuda") else (2048, 2**25)
 
 
-def _reference_calls(device: str, dtype: str) -> dict[str, Callable[[], object]]:
-    side, numel = _reference_sizes(device)
+def reference_steps(device: str, dtype: str) -> dict[str, Callable[[int], float]]:
+    """Two steps for `interleave`, which return the milliseconds of a matrix product and of a large copy."""
+    side, numel = reference_sizes(device)
     # A CPU multiplies 16-bit embeddings in float32.
     kind = getattr(torch, dtype) if device.startswith("cuda") else torch.float32
     a, b = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
     out = torch.empty_like(a)
     source, target = (torch.ones(numel, device=device) for _ in range(2))
-    return {MATMUL: lambda: torch.mm(a, b, out=out), COPY: lambda: target.copy_(source)}
+    where = torch.device(device)
+    return {
+        MATMUL: lambda turn: time_call(lambda: torch.mm(a, b, out=out), where),
+        COPY: lambda turn: time_call(lambda: target.copy_(source), where),
+    }
 
 
-def _quartiles(values: Sequence[float]) -> tuple[float, float]:
+def rates_per_ms(matmul_ms: float, copy_ms: float, device: str) -> tuple[float, float]:
+    """Operations and bytes a millisecond, from the times of the two steps; a copy reads and writes each float."""
+    side, numel = reference_sizes(device)
+    return 2.0 * side**3 / matmul_ms, 8.0 * numel / copy_ms
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float]:
+    """The first and the third."""
     if len(values) < 2:
         return values[0], values[0]
     first, _, third = statistics.quantiles(values, n=4, method="inclusive")
     return first, third
 
 
-def _agree(losses: dict[str, float], dtype: str) -> None:
-    """Raise if a provider computes something else: its time would mean nothing."""
-    tolerance = 1e-4 if dtype == "float32" else 2e-2
-    for name, loss in losses.items():
-        if not abs(loss - losses["fastssl"]) <= tolerance * max(1.0, abs(losses["fastssl"])):
-            raise AssertionError(f"{name} computes {loss}, fastssl {losses['fastssl']}: not the same loss")
-
-
-def measure(problem: Problem, names: Sequence[str], device: str, foresight: Foresight) -> list[dict[str, Any]]:
-    """Measure one problem with the named providers ("fastssl" among them); return one row a provider and mode."""
-    torch._dynamo.reset()  # forget the sizes that were compiled before
-    peaks = {name: _peaks(problem, name, device, foresight) for name in names}
-    _agree({name: p["loss"] for name, p in peaks.items() if "loss" in p}, problem.dtype)
-    timed = []
-    for name in names:
-        foreseen_s = foresight.foresee(name, "step_s", problem)
-        if "note" in peaks[name]:
-            continue
-        if foreseen_s is not None and LEAST_ROUNDS * foreseen_s > problem.budget_s and name != "fastssl":
-            peaks[name]["note"] = f"{OUT_OF_TIME}: about {foreseen_s:.1f} s a step"
-            continue
-        timed.append(name)
-    times = _time(problem, timed, device)
-    for name in timed:
-        foresight.note(name, "step_s", problem, statistics.median(t[1] for t in times[name]) / 1e3)
-    return [
-        _row(problem, name, mode, device, peaks[name], times)
-        for name in names
-        for mode in MODES
-        if mode in peaks[name].get("peak_mib", MODES) or name in timed
-    ]
-
-
-def _time(problem: Problem, names: Sequence[str], device: str) -> Times:
-    """Time the named providers and the machine's references in turns; a reference gives its time twice."""
-    sets = [memory.inputs(problem.m, problem.d, problem.dtype, device, seed) for seed in range(INPUT_SETS)]
-    losses = {name: PROVIDERS[name].build() for name in names}
-    steps: dict[str, Callable[[int], tuple[float, float]]] = {
-        name: lambda turn, loss=loss: time_loss(loss, *sets[turn % INPUT_SETS]) for name, loss in losses.items()
-    }
-    for name, call in _reference_calls(device, problem.dtype).items():
-        steps[name] = lambda turn, call=call: (time_call(call, torch.device(device)),) * 2
-    return interleave(steps, ROUNDS, budget_s=problem.budget_s, least=LEAST_ROUNDS)
-
-
-def _row(problem: Problem, name: str, mode: str, device: str, peaks: dict[str, Any], times: Times) -> dict[str, Any]:
-    which = MODES.index(mode)
-    median_ms = {who: statistics.median(t[which] for t in values) for who, values in times.items()}
-    side, numel = _reference_sizes(device)
-    matmul_per_ms = 2.0 * side**3 / median_ms[MATMUL]
-    copy_per_ms = 8.0 * numel / median_ms[COPY]  # each float is read and written
-    work = operations(problem.m, problem.d, mode, device)
-    moved = compulsory_bytes(problem.m, problem.d, mode, getattr(torch, problem.dtype).itemsize)
-    backend = PROVIDERS[name].backend
-    if name == "fastssl":
-        backend = backends(device, getattr(torch, problem.dtype), problem.d)[0]
-    row = {
-        "op": "ntxent", "provider": name, "backend": backend, "device": device.split(":")[0], "dtype": problem.dtype,
-        "m": problem.m, "d": problem.d, "mode": mode,
-        "time_ms": None, "q1_ms": None, "q3_ms": None, "rounds": 0,
-        "peak_mib": peaks.get("peak_mib", {}).get(mode),
-        "floor_operations": work, "floor_bytes": moved,
-        "floor_operations_ms": work / matmul_per_ms, "floor_bytes_ms": moved / copy_per_ms,
-        "matmul_gflops": matmul_per_ms / 1e6, "copy_gbs": copy_per_ms / 1e6,
-        "fraction_of_matmul": None, "time_over_fastssl": None, "note": peaks.get("note"),
-    }  # fmt: skip
-    if name in times:
-        values = [t[which] for t in times[name]]
-        row["time_ms"], row["rounds"] = median_ms[name], len(values)
-        row["q1_ms"], row["q3_ms"] = _quartiles(values)
-        row["fraction_of_matmul"] = row["floor_operations_ms"] / row["time_ms"]
-        row["time_over_fastssl"] = row["time_ms"] / median_ms["fastssl"]
+def rounded(row: Row) -> Row:
+    """The row with five digits of each float: no measurement has more."""
     return {k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in row.items()}
 
 
-def describe(rows: Sequence[dict[str, Any]]) -> None:
-    """Print the whole steps of some rows as a small table."""
-    for row in rows:
-        if row["mode"] != "fwd_bwd":
-            continue
-        peak = "-" if row["peak_mib"] is None else f"{row['peak_mib']:.1f}"
-        size = f"{row['m']:6} {row['d']:4} {row['dtype']:9} {row['provider']:14}"
-        if row["time_ms"] is None:
-            print(f"{size} {'-':>10} ms {peak:>9} MiB  {row['note']}", flush=True)
+def write(
+    benchmark: Benchmark, rows: Sequence[Row], device: str, folder: Path, command: str, seconds: float
+) -> Path:  # fmt: skip
+    """Write `<folder>/<machine>/<op>.json` and return its path."""
+    path = folder / machine_slug(device) / f"{benchmark.op}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = environment(device, benchmark.packages)
+    head = {"op": benchmark.op, "environment": about, "command": command, "seconds": round(seconds)}
+    # One row a line: a later run shows up as a readable difference.
+    lines = ",\n".join("  " + json.dumps(row) for row in rows)
+    path.write_text(json.dumps(head, indent=1)[:-2] + f',\n "rows": [\n{lines}\n ]\n}}\n')
+    return path
+
+
+class Collector:
+    """The rows of a run, as they are measured."""
+
+    def __init__(self, benchmark: Benchmark, device: str) -> None:
+        self.benchmark, self.device = benchmark, device
+        self.rows: list[Row] = []
+        self.done: set[Any] = set()
+        self.state = benchmark.state()
+        self.start = time.perf_counter()
+
+    def measure(self, problem: Any) -> list[Row]:
+        """Measure a problem, print its rows and keep them."""
+        found = self.benchmark.measure(problem, self.device, self.state)
+        self.benchmark.describe(found)
+        self.rows += found
+        self.done.add(problem)
+        return found
+
+    def write(self, folder: Path, command: str) -> Path:
+        """Write what has been measured."""
+        return write(self.benchmark, self.rows, self.device, folder, command, time.perf_counter() - self.start)
+
+
+def run(
+    benchmark: Benchmark, todo: Iterable[Any], device: str, folder: Path, command: str, limit_s: float = math.inf
+) -> Path:  # fmt: skip
+    """Measure problems one after another, print a table, and write the results; none is begun after the limit."""
+    collector = Collector(benchmark, device)
+    for problem in todo:
+        if time.perf_counter() - collector.start > limit_s:
+            print(f"left out for lack of time: {problem.label}")
         else:
-            told = f"{100 * row['fraction_of_matmul']:5.1f} % of matmul  {row['time_over_fastssl']:6.2f} x fastssl"
-            print(f"{size} {row['time_ms']:10.3f} ms {peak:>9} MiB  {told}", flush=True)
+            collector.measure(problem)
+    return collector.write(folder, command)
+
+
+def parser(benchmark: Benchmark) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    made = argparse.ArgumentParser(description=f"benchmark of {benchmark.op}")
+    made.add_argument("--quick", action="store_true", help="a few problems")
+    made.add_argument("--device", default=default_device(), help="cpu or cuda (default: cuda where there is one)")
+    made.add_argument("--out", type=Path, help="folder of results (default: benchmarks/results for a whole run)")
+    made.add_argument("--limit-s", type=float, default=math.inf, help="begin no further problem after these seconds")
+    return made
+
+
+def execute(benchmark: Benchmark, args: argparse.Namespace, todo: Sequence[Any] | None = None) -> Path:
+    """Run what a command line asks for; `todo` are the problems if not those of the benchmark."""
+    whole = todo is None and not args.quick and args.limit_s == math.inf
+    problems = benchmark.problems(args.device, args.quick) if todo is None else todo
+    command = f"python benchmarks/bench_{benchmark.op}.py{' --quick' if args.quick else ''}"
+    folder = args.out or (RESULTS if whole else UNSTORED)
+    path = run(benchmark, problems, args.device, folder, command, args.limit_s)
+    print(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path.name)
+    return path

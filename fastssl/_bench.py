@@ -1,4 +1,4 @@
-"""Timing that can be believed, and a quick comparison of NT-Xent with its eager form on this machine.
+"""Timing that can be believed, and quick comparisons: NT-Xent with its eager form, views with torchvision's.
 
 The providers that are compared take turns in one process, so that a change of the machine's pace meets all of
 them: only ratios from one such run count on a machine that others share.
@@ -12,15 +12,19 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from . import reference
-from .functional import ntxent
+from ._extras import require
+from ._normalization import channel_statistics
+from .functional import Recipe, ntxent
+from .transforms import RECIPES, Transform
 
 _T = TypeVar("_T")
+SIMCLR_BLUR_KERNEL = 23  # of views of 224 pixels; where a recipe leaves the taps open
 _FLUSH_BYTES = 256 * 2**20  # beyond the last-level cache of any GPU so far
 
 
@@ -37,6 +41,21 @@ class Row:
     def speedup(self) -> float:
         """Eager time over fastssl's."""
         return self.eager_ms / self.fastssl_ms
+
+
+@dataclass(frozen=True)
+class ViewsRow:
+    """Medians of one recipe: milliseconds a view."""
+
+    recipe: str
+    views: int
+    fastssl_ms: float
+    torchvision_ms: float
+
+    @property
+    def speedup(self) -> float:
+        """Time of torchvision over that of fastssl."""
+        return self.torchvision_ms / self.fastssl_ms
 
 
 def interleave(
@@ -136,3 +155,57 @@ def compare(
         }
         times = interleave(steps, repeats)
         yield Row(pairs, dim, statistics.median(times["fastssl"]), statistics.median(times["eager"]))
+
+
+def torchvision_views(recipe: Recipe, channels: int = 3, uint8: bool = True) -> list[Callable[[Tensor], Tensor]]:
+    """The views of a published recipe in torchvision's v2 transforms, each a function of one uint8 image [C, H, W].
+
+    Args:
+        recipe: of crops, flips, jitter, grey, blur and solarize; rotations are left out.
+        channels: of the images.
+        uint8: whether the steps act on uint8 values, else on floats in [0, 1].
+    """
+    v2 = require("torchvision.transforms.v2", "the comparison of augmentations")
+    mean, std = channel_statistics(channels, recipe.mean, recipe.std)
+    to_float = v2.ToDtype(torch.float32, scale=True)
+    kernel = recipe.blur_kernel or SIMCLR_BLUR_KERNEL
+    views = []
+    for view in recipe.views:
+        steps: list[tuple[float, Any]] = [
+            (view.hflip_p, v2.RandomHorizontalFlip(view.hflip_p)),
+            (view.vflip_p, v2.RandomVerticalFlip(view.vflip_p)),
+            (view.jitter_p, v2.RandomApply([v2.ColorJitter(*view.jitter)], view.jitter_p)),
+            (view.gray_p, v2.RandomGrayscale(view.gray_p)),
+            (view.blur_p, v2.RandomApply([v2.GaussianBlur(kernel, view.sigma)], view.blur_p)),
+            (view.solarize_p, v2.RandomSolarize(view.threshold * (255 if uint8 else 1), view.solarize_p)),
+        ]
+        size, interpolation = (view.height, view.width), v2.InterpolationMode(recipe.interpolation)
+        crop = v2.RandomResizedCrop(size, view.scale, view.ratio, interpolation, antialias=True)
+        inner = [crop, *(step for p, step in steps if p > 0)]
+        order = [*inner, to_float] if uint8 else [to_float, *inner]
+        views.append(v2.Compose([*order, v2.Normalize(mean, std)]))
+    return views
+
+
+def compare_views(
+    recipes: list[str], batch_size: int, image_size: int, device: torch.device, repeats: int
+) -> Iterator[ViewsRow]:
+    """Yield one row for each recipe, as it is measured: a fused call against torchvision's transforms of each image."""
+    shape = (batch_size, 3, image_size, image_size)
+    images = torch.randint(256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8).to(device)
+    for name in recipes:
+        make: Callable[..., Transform] = RECIPES[name]
+        transform = make()
+        peers = torchvision_views(transform.recipe)
+
+        def fused(transform: Transform = transform) -> object:
+            return transform(images)
+
+        def per_image(peers: list[Callable[[Tensor], Tensor]] = peers) -> object:
+            return [view(image) for image in images for view in peers]
+
+        forms: dict[str, Callable[[], object]] = {"fastssl": fused, "torchvision": per_image}
+        steps = {who: lambda turn, form=form: time_call(form, device) for who, form in forms.items()}
+        times = interleave(steps, repeats)
+        per_view = [statistics.median(times[who]) / (batch_size * len(peers)) for who in ("fastssl", "torchvision")]
+        yield ViewsRow(name, len(peers), *per_view)

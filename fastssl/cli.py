@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   fastssl evaluate runs/photos                           kNN and linear accuracy of its encoder
   fastssl augment --recipe dino photo.jpg                see the views that a recipe makes of an image
   fastssl bench ntxent --pairs 512 4096                  time the loss on this machine
+  fastssl bench augment --recipe simclr dino             time a recipe's views against torchvision
   fastssl info                                           versions, and which backends are on
 """
 
@@ -107,15 +108,23 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--out", help="PNG or JPEG file to write (default: views-RECIPE.png)", **_NO_DEFAULT)
     p.set_defaults(run=augment)
 
-    p = commands.add_parser("bench", help="time a loss against eager PyTorch on this machine", **settings)
-    p.add_argument("op", choices=["ntxent"], help="the op")
+    ops = commands.add_parser("bench", help="time an op on this machine").add_subparsers(
+        dest="op", required=True, metavar="OP"
+    )
+    p = ops.add_parser("ntxent", help="the loss against eager PyTorch", **settings)
     p.add_argument("--pairs", type=int, nargs="+", default=[128, 512, 2048], help="batch sizes N")
     p.add_argument("--dim", type=int, default=128, help="width d of the embeddings")
     p.add_argument("--temperature", type=float, default=0.5, help="temperature")
     p.add_argument("--dtype", choices=["float32", "float16", "bfloat16", "float64"], default="float32", help="type")
-    p.add_argument("--device", help="cpu or cuda (default: cuda where there is one)", **_NO_DEFAULT)
-    p.add_argument("--repeats", type=int, default=9, help="measurements a size, whose median counts")
-    p.set_defaults(run=bench)
+    p.set_defaults(run=bench_ntxent)
+    p = ops.add_parser("augment", help="the views of a recipe against torchvision's transforms", **settings)
+    p.add_argument("--recipe", choices=_RECIPES, nargs="+", default=["simclr"], help="the recipes")
+    p.add_argument("--batch-size", type=int, default=32, help="images a call")
+    p.add_argument("--image-size", type=int, default=256, help="pixels a side of the images")
+    p.set_defaults(run=bench_augment)
+    for p in ops.choices.values():
+        p.add_argument("--device", help="cpu or cuda (default: cuda where there is one)", **_NO_DEFAULT)
+        p.add_argument("--repeats", type=int, default=9, help="measurements, whose median counts")
 
     p = commands.add_parser("info", help="versions, and every backend with the reason it is on or off")
     p.set_defaults(run=info)
@@ -242,23 +251,45 @@ def augment(args: argparse.Namespace) -> None:
     print(f"written  {out}, {sheet.width} x {sheet.height} pixels")
 
 
-def bench(args: argparse.Namespace) -> None:
-    """Run ``fastssl bench``."""
+def _bench_device(args: argparse.Namespace, counts: Sequence[str]) -> Any:
+    """Check that the named arguments are positive, and return the device."""
     import torch
 
-    from ._bench import compare
-
-    for name in ("pairs", "dim", "repeats"):
+    for name in counts:
         values = getattr(args, name)
         for value in values if isinstance(values, list) else [values]:
             if value < 1:
                 raise ValueError(f"{name}: got {value}, want an int >= 1")
-    device = torch.device(vars(args).get("device") or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return torch.device(vars(args).get("device") or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def bench_ntxent(args: argparse.Namespace) -> None:
+    """Run ``fastssl bench ntxent``."""
+    import torch
+
+    from ._bench import compare
+
+    device = _bench_device(args, ("pairs", "dim", "repeats"))
     print(f"NT-Xent forward + backward, {args.dtype} on {device}, {torch.get_num_threads()} threads, d = {args.dim}")
     print(f"{'pairs':>8}{'fastssl ms':>14}{'eager ms':>14}{'eager / fastssl':>18}")
     dtype = getattr(torch, args.dtype)
     for row in compare(args.pairs, args.dim, args.temperature, dtype, device, args.repeats):
         print(f"{row.pairs:8}{row.fastssl_ms:14.3f}{row.eager_ms:14.3f}{row.speedup:18.2f}", flush=True)
+
+
+def bench_augment(args: argparse.Namespace) -> None:
+    """Run ``fastssl bench augment``."""
+    import torch
+
+    from ._bench import compare_views
+
+    device = _bench_device(args, ("batch_size", "image_size", "repeats"))
+    size, threads = args.image_size, torch.get_num_threads()
+    print(f"milliseconds a view of {args.batch_size} images of {size} x {size}, float32 on {device}, {threads} threads")
+    print(f"{'recipe':12}{'views':>8}{'fastssl ms':>14}{'torchvision ms':>18}{'torchvision / fastssl':>24}")
+    for row in compare_views(args.recipe, args.batch_size, size, device, args.repeats):
+        times = f"{row.fastssl_ms:14.4f}{row.torchvision_ms:18.4f}{row.speedup:24.2f}"
+        print(f"{row.recipe:12}{row.views:8}{times}", flush=True)
 
 
 def info(args: argparse.Namespace) -> None:

@@ -72,7 +72,7 @@ void run(const AugmentCall& call, bool backwards) {
     }
     for (int rank = 0; rank < blocks; ++rank) resize_stage<UINT8>(block[rank], call, view[rank]);
     for (int rank = 0; rank < blocks; ++rank) colour_stage<UINT8>(block[rank], call, view[rank]);
-    for (int rank = 0; rank < blocks && view[0].blurs(); ++rank) down_stage<UINT8>(block[rank], view[rank]);
+    for (int rank = 0; rank < blocks && view[0].blurs(); ++rank) down_stage<UINT8>(block[rank], call, view[rank]);
   }
 }
 

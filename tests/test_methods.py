@@ -66,7 +66,7 @@ def test_published_recipes(name):
     assert len(views) == {"dino": 10, "swav": 8, "mae": 1}.get(name, 2)
     assert all(view.dtype == torch.bfloat16 for view in views)
     assert all(view.is_contiguous(memory_format=torch.channels_last) for view in views)
-    assert str(len(views)) in repr(transform)
+    assert repr(transform).startswith(f"{type(transform).__name__}(views ")
 
 
 def test_simclr_trains_its_encoder(encoder):

@@ -18,25 +18,22 @@ struct Axis {
   int bits;
 };
 
-template <typename real>
-int taps_of(int in, int out, bool bicubic) {
-  return max_taps(resize_axis<real>(in, out, bicubic));
-}
+int taps_of(int in, int out, bool bicubic) { return max_taps(resize_axis<double>(in, out, bicubic)); }
 
-// A mirrored axis gives its outputs in reverse. Float weights are multiplied by `factor`.
-template <typename real>
-void fill_windows(Axis& axis, bool bicubic, bool mirror, double factor) {
-  const ResizeAxis<real> resize = resize_axis<real>(axis.in, axis.out, bicubic);
+// A mirrored axis gives its outputs in reverse. Weights are multiplied by `factor`.
+void fill_windows(Axis& axis, bool bicubic, bool mirror, float factor) {
+  const ResizeAxis<float> resize = resize_axis<float>(axis.in, axis.out, bicubic);
   axis.most = 0;
   for (int i = 0; i < axis.out; ++i) {
     const int output = mirror ? axis.out - 1 - i : i;
     const Window window = resize_window(resize, output);
     float* w = axis.weight + i * axis.output_stride;
-    real sum = 0;
-    for (int t = 0; t < window.count; ++t) sum += resize_weight(resize, output, window.first + t);
-    for (int t = 0; t < axis.taps; ++t)
-      w[t * axis.tap_stride] =
-          t < window.count ? (float)(resize_weight(resize, output, window.first + t) / sum * factor) : 0.f;
+    float sum = 0;
+    for (int t = 0; t < window.count; ++t)
+      sum += w[t * axis.tap_stride] = resize_weight(resize, output, window.first + t);
+    const float scale = factor / sum;
+    for (int t = 0; t < window.count; ++t) w[t * axis.tap_stride] *= scale;
+    for (int t = window.count; t < axis.taps; ++t) w[t * axis.tap_stride] = 0;
     axis.first[i] = window.first, axis.count[i] = window.count;
     axis.most = max_of(axis.most, window.count);
   }

@@ -225,8 +225,8 @@ Sizes sizes(const Augment& a) {
   for (int v = 0; v < a.views; ++v) {
     const AugmentOutput& o = a.outputs[v];
     s.height = max_of(s.height, o.height), s.width = max_of(s.width, o.width);
-    s.taps_x = max_of(s.taps_x, taps_of<double>(a.width, o.width, a.bicubic));
-    s.taps_y = max_of(s.taps_y, taps_of<double>(a.height, o.height, a.bicubic));
+    s.taps_x = max_of(s.taps_x, taps_of(a.width, o.width, a.bicubic));
+    s.taps_y = max_of(s.taps_y, taps_of(a.height, o.height, a.bicubic));
   }
   return s;
 }
@@ -276,16 +276,16 @@ void augment_one(View& v, int64_t sample, int view) {
   const AugmentParams& p = v.params;
 
   Axis& columns = v.columns;
-  columns.in = p.width, columns.out = v.out.width, columns.taps = taps_of<double>(p.width, v.out.width, a.bicubic);
+  columns.in = p.width, columns.out = v.out.width, columns.taps = taps_of(p.width, v.out.width, a.bicubic);
   columns.output_stride = 1, columns.tap_stride = v.stride;
-  v.rows.in = p.height, v.rows.out = v.out.height, v.rows.taps = taps_of<double>(p.height, v.out.height, a.bicubic);
+  v.rows.in = p.height, v.rows.out = v.out.height, v.rows.taps = taps_of(p.height, v.out.height, a.bicubic);
   v.rows.output_stride = v.rows.taps, v.rows.tap_stride = 1;
   if (a.uint8) {
     fill_integer_windows(v.columns, a.bicubic, p.hflip);
     fill_integer_windows(v.rows, a.bicubic, false);
   } else {
-    fill_windows<float>(v.columns, a.bicubic, p.hflip, 1);
-    fill_windows<float>(v.rows, a.bicubic, false, 1.0 / 255);
+    fill_windows(v.columns, a.bicubic, p.hflip, 1.f);
+    fill_windows(v.rows, a.bicubic, false, (float)(1.0 / 255));
   }
   fill_places(v.columns);
   v.ring_next = 0;

@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(MOST_THREADS, 2) augment_kernel(const __grid_c
   colour_stage<UINT8>(block, call, v);
   if (v.blurs()) {
     cluster_wait();
-    down_stage<UINT8>(block, v);
+    down_stage<UINT8>(block, call, v);
   }
   // No block may end while another still reads its memory.
   if (v.contrasts() || v.blurs()) cluster_wait();

@@ -5,15 +5,10 @@
 
 #include "../common/resize.h"
 #include "augment_call.h"
+#include "scalars.h"
 
 namespace fastssl {
 namespace {
-
-#ifdef __CUDACC__
-#define FASTSSL_DEVICE __device__ __forceinline__
-#else
-#define FASTSSL_DEVICE inline
-#endif
 
 template <bool UINT8>
 struct AxisTypes {

@@ -5,7 +5,7 @@
 //   [the cluster waits, if there is a blur]
 //   down_stage    blur down the columns, over the state of the neighbours; store
 // Mirrors are in the windows of the resize, rotations in where a pixel is stored. See augment_resize.h for `Block`, which
-// besides what is said there gives: rank, state(rank) and partial(rank), the memory of any block of the cluster.
+// besides what is said there gives state(rank) and partial(rank), the memory of any block of the cluster.
 #pragma once
 
 #include "augment_resize.h"
@@ -13,49 +13,7 @@
 namespace fastssl {
 namespace {
 
-#ifdef __CUDACC__
-FASTSSL_DEVICE float exponential(float x) { return expf(x); }
-FASTSSL_DEVICE float nearest(float x) { return rintf(x); }  // ties to even
-FASTSSL_DEVICE float truncate(float x) { return truncf(x); }
-FASTSSL_DEVICE float minimum(float a, float b) { return fminf(a, b); }
-FASTSSL_DEVICE float maximum(float a, float b) { return fmaxf(a, b); }
-FASTSSL_DEVICE float infinity() { return __int_as_float(0x7f800000); }
-FASTSSL_DEVICE uint16_t half_bits(float x) {
-  uint16_t bits;
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
-  return bits;
-}
-FASTSSL_DEVICE uint16_t bfloat_bits(float x) {
-  uint16_t bits;
-  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
-  return bits;
-}
-#else
-FASTSSL_DEVICE float exponential(float x) { return __builtin_expf(x); }
-FASTSSL_DEVICE float nearest(float x) { return __builtin_rintf(x); }
-FASTSSL_DEVICE float truncate(float x) { return __builtin_truncf(x); }
-FASTSSL_DEVICE float minimum(float a, float b) { return a < b ? a : b; }
-FASTSSL_DEVICE float maximum(float a, float b) { return a > b ? a : b; }
-FASTSSL_DEVICE float infinity() { return __builtin_inff(); }
-FASTSSL_DEVICE uint16_t half_bits(float x) {
-  const _Float16 half = (_Float16)x;
-  uint16_t bits;
-  __builtin_memcpy(&bits, &half, 2);
-  return bits;
-}
-FASTSSL_DEVICE uint16_t bfloat_bits(float x) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &x, 4);
-  return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-#endif
-
-typedef float vfloat;
-typedef bool vmask;
 #define FASTSSL_INLINE FASTSSL_DEVICE
-FASTSSL_INLINE float splat(float x) { return x; }
-FASTSSL_INLINE float select(bool mask, float a, float b) { return mask ? a : b; }
-FASTSSL_INLINE float product(float a, float b) { return exact_mul(a, b); }
 #include "../common/color.h"
 #undef FASTSSL_INLINE
 
@@ -71,11 +29,8 @@ struct View {
   unsigned order;  // a nibble a jitter step
   float brightness, contrast, saturation, hue, sigma, threshold;
   int before;  // jitter steps up to the contrast; 4 where there is none
-  int blur_kernel;
-  char* out;  // the first pixel of the state
-  OutputType type;
+  char* out;   // the first pixel of the state
   int out_channel, out_row, out_column;  // strides in elements, rotation included
-  float mean[3], scale[3];
 
   FASTSSL_DEVICE bool contrasts() const { return before < 4; }
   FASTSSL_DEVICE bool blurs() const { return sigma > 0; }
@@ -113,7 +68,7 @@ FASTSSL_DEVICE View view_of(const AugmentCall& call, int64_t cluster, int rank) 
   v.order = (p.order[0] & 3) | (p.order[1] & 3) << 4 | (p.order[2] & 3) << 8 | (p.order[3] & 3) << 12;
   v.brightness = p.factor[BRIGHTNESS], v.contrast = p.factor[CONTRAST];
   v.saturation = p.factor[SATURATION], v.hue = p.factor[HUE];
-  v.sigma = p.sigma, v.threshold = p.threshold, v.blur_kernel = call.blur_kernel;
+  v.sigma = p.sigma, v.threshold = p.threshold;
   v.before = 4;
   for (int i = 0; i < 4; ++i)
     if ((v.order >> 4 * i & 15) == CONTRAST && v.contrast != 1.f) v.before = i;
@@ -129,10 +84,8 @@ FASTSSL_DEVICE View view_of(const AugmentCall& call, int64_t cluster, int rank) 
   if (turns == 2) start = last_row + last_column, v.out_row = -row, v.out_column = -column;
   if (turns == 3) start = last_column, v.out_row = -column, v.out_column = row;
   v.out_channel = call.channels_last ? 1 : group.height * group.width;
-  v.type = call.type;
   v.out = (char*)group.data + (call.type == OUT_FLOAT32 ? 4 : 2) * ((view - group.first) * group.view_stride +
                                                                    sample * group.sample_stride + start);
-  for (int c = 0; c < 3; ++c) v.mean[c] = call.mean[c], v.scale[c] = call.scale[c];
   return v;
 }
 
@@ -170,7 +123,7 @@ FASTSSL_DEVICE void resize_stage(Block& block, const AugmentCall& call, const Vi
     Pixel p = {sum[0], sum[1], sum[2]};
     if (add) {
       const Pixel q = load_pixel(v, state, row, column);
-      p.r += q.r, p.g += q.g, p.b += q.b;
+      p = {p.r + q.r, p.g + q.g, p.b + q.b};
     }
     if (last) p = jitter<UINT8>(v, p, 0, v.before, 0.f);
     at[0] = p.r;
@@ -199,16 +152,15 @@ FASTSSL_DEVICE float mean_gray(Block& block, const AugmentCall& call, const View
 }
 
 template <bool UINT8>
-FASTSSL_DEVICE void store(const View& v, int channel, int row, int column, float x) {
+FASTSSL_DEVICE void store(const AugmentCall& call, const View& v, int channel, int row, int column, float x) {
   if (v.threshold < infinity()) x = solarize(x, v.threshold, UINT8);
   if (UINT8) x *= (float)(1.0 / 255.0);
-  const float mean = channel == 0 ? v.mean[0] : channel == 1 ? v.mean[1] : v.mean[2];
-  x = (x - mean) * (channel == 0 ? v.scale[0] : channel == 1 ? v.scale[1] : v.scale[2]);
+  x = (x - call.mean[channel]) * call.scale[channel];
   const int at = channel * v.out_channel + (v.first_row + row) * v.out_row + column * v.out_column;
-  if (v.type == OUT_FLOAT32) {
+  if (call.type == OUT_FLOAT32) {
     reinterpret_cast<float*>(v.out)[at] = x;
   } else {
-    reinterpret_cast<uint16_t*>(v.out)[at] = v.type == OUT_FLOAT16 ? half_bits(x) : bfloat_bits(x);
+    reinterpret_cast<uint16_t*>(v.out)[at] = call.type == OUT_FLOAT16 ? half_bits(x) : bfloat_bits(x);
   }
 }
 
@@ -220,13 +172,13 @@ struct Gaussian {
 };
 
 template <class Block>
-FASTSSL_DEVICE Gaussian fill_gaussian(Block& block, const View& v, int side, float* weights) {
-  const double wide = -floor_of(-5.0 * (double)v.sigma);  // what lies beyond carries less than 6e-7
+FASTSSL_DEVICE Gaussian fill_gaussian(Block& block, float sigma, int kernel, int side, float* weights) {
+  const double wide = -floor_of(-5.0 * (double)sigma);  // what lies beyond carries less than 6e-7
   int radius = wide < side - 1 ? (int)wide : side - 1;
-  if (v.blur_kernel > 0) radius = min_of(radius, v.blur_kernel / 2);
+  if (kernel > 0) radius = min_of(radius, kernel / 2);
   const Gaussian gaussian = {radius, whole(radius), weights};
   const auto bell = [&](int tap) {
-    const float t = (float)tap / v.sigma;
+    const float t = (float)tap / sigma;
     return exponential(-0.5f * t * t);
   };
   block.each(1, 2 * gaussian.reach + 2 * RUN, [&](int, int j) {
@@ -280,13 +232,13 @@ FASTSSL_DEVICE void colour_stage(Block& block, const AugmentCall& call, const Vi
   if (!v.blurs()) {
     block.each(v.row_count, v.width, [&](int row, int column) {
       const Pixel p = finished(row, column);
-      store<UINT8>(v, 0, row, column, p.r);
-      if (v.channels == 3) store<UINT8>(v, 1, row, column, p.g), store<UINT8>(v, 2, row, column, p.b);
+      store<UINT8>(call, v, 0, row, column, p.r);
+      if (v.channels == 3) store<UINT8>(call, v, 1, row, column, p.g), store<UINT8>(call, v, 2, row, column, p.b);
     });
     return;
   }
   float* buffer = block.memory().buffer;
-  const Gaussian gaussian = fill_gaussian(block, v, v.width, block.memory().across);
+  const Gaussian gaussian = fill_gaussian(block, v.sigma, call.blur_kernel, v.width, block.memory().across);
   const int pitch = row_pitch(v.width), length = pitch + 2 * gaussian.reach;
   const int group = max_of(call.layout.buffer / (v.channels * length), 1);
   for (int y = 0; y < v.row_count; y += group) {
@@ -306,9 +258,9 @@ FASTSSL_DEVICE void colour_stage(Block& block, const AugmentCall& call, const Vi
 }
 
 template <bool UINT8, class Block>
-FASTSSL_DEVICE void down_stage(Block& block, const View& v) {
+FASTSSL_DEVICE void down_stage(Block& block, const AugmentCall& call, const View& v) {
   const AugmentMemory& m = block.memory();
-  const Gaussian gaussian = fill_gaussian(block, v, v.height, m.down);
+  const Gaussian gaussian = fill_gaussian(block, v.sigma, call.blur_kernel, v.height, m.down);
   const int pitch = row_pitch(v.width);
   block.each(1, whole(v.row_count) + 2 * gaussian.reach, [&](int, int i) {
     const int row = reflect(v.first_row + i - gaussian.reach, v.height), rank = row / v.rows;
@@ -325,7 +277,7 @@ FASTSSL_DEVICE void down_stage(Block& block, const View& v) {
     });
     for (int j = 0; j < RUN; ++j)
       if (RUN * run + j < v.row_count)
-        store<UINT8>(v, channel, RUN * run + j, column, UINT8 ? nearest(sum.v[j]) : sum.v[j]);
+        store<UINT8>(call, v, channel, RUN * run + j, column, UINT8 ? nearest(sum.v[j]) : sum.v[j]);
   });
 }
 

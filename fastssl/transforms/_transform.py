@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -97,5 +98,6 @@ class Transform:
         )  # fmt: skip
 
     def __repr__(self) -> str:
-        sizes = ", ".join(f"{height}x{width}" for height, width in self.recipe.sizes)
-        return f"{type(self).__name__}({len(self.recipe.views)} views: {sizes}; {self.recipe.interpolation})"
+        groups = [(size, len(list(views))) for size, views in itertools.groupby(self.recipe.sizes)]
+        views = ", ".join(f"{count} of {height}x{width}" for (height, width), count in groups)
+        return f"{type(self).__name__}(views {views}; {self.recipe.interpolation})"

@@ -105,7 +105,7 @@ def augment_resize_kernel(
     pixels,  # uint8 [B, C, H, W], any strides, or [total] with extents
     extents,  # [B, 3] int64: offset, height, width
     params,  # [n, V, 12] int32
-    state,  # out [chunk, C, h, w] float32: views that the second kernel finishes
+    state,  # out [chunk, C, h, w] float32: views that another kernel finishes
     sums,  # out [chunk, tiles] float32: grey values before the contrast
     out,  # out [count n, C, h, w], or [count n, h, w, C]
     start,  # of the chunk
