@@ -3,10 +3,16 @@
 `pip install --no-build-isolation .` sees the installed torch and builds `fastssl._C`. Under build isolation
 torch is absent and the wheel holds the Triton and torch backends only, which is a valid install.
 FASTSSL_CPP=0 leaves the extension out, FASTSSL_CPP=1 makes a missing torch or compiler an error.
+
+With it comes `fastssl._CUDA`, where torch is a CUDA build and its nvcc is at hand; a GPU is not needed to build it.
+FASTSSL_CUDA=0 leaves it out, FASTSSL_CUDA=1 makes a missing tool an error. TORCH_CUDA_ARCH_LIST says for which
+architectures, by default 9.0a; thread-block clusters, on which the kernels are built, came with 9.0.
 """
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 
 from setuptools import find_packages, setup
@@ -48,7 +54,58 @@ def cpp_extension():
     return [extension], {"build_ext": BuildExtension}
 
 
+def missing_for_cuda():
+    """Return why the CUDA extension cannot be built, or None."""
+    try:
+        import torch
+        from torch.utils.cpp_extension import CUDA_HOME
+    except ImportError:
+        return "torch is not installed in the build environment"
+    if torch.version.cuda is None:
+        return "torch was built without CUDA"
+    nvcc = CUDA_HOME and os.path.join(CUDA_HOME, "bin", "nvcc")
+    if not nvcc or not os.path.exists(nvcc):
+        return "no nvcc was found; CUDA_HOME says where it is"
+    release = re.search(r"release ([\d.]+)", subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout)
+    if release is None or release[1].split(".")[0] != torch.version.cuda.split(".")[0]:
+        return f"nvcc is of CUDA {release and release[1]}, torch of {torch.version.cuda}"
+    return None
+
+
+def cuda_extension(with_cpp):
+    """Return the CUDA extension in a list, or an empty one with the reason printed."""
+    wish = os.environ.get("FASTSSL_CUDA", "auto")
+    if wish not in ("auto", "0", "1"):
+        raise SystemExit(f"FASTSSL_CUDA: got {wish!r}, want auto, 0 or 1")
+    if wish == "0" or (wish == "auto" and not with_cpp):
+        return []
+    reason = missing_for_cuda()
+    if reason and wish == "1":
+        raise SystemExit(f"FASTSSL_CUDA=1, but {reason}")
+    if reason:
+        print(f"fastssl: building without the CUDA extension ({reason})", file=sys.stderr)
+        return []
+    from torch.utils.cpp_extension import CUDAExtension
+
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "9.0a")
+    return [CUDAExtension(
+        "fastssl._CUDA",
+        sources=["csrc/cuda/bindings.cpp", "csrc/cuda/augment.cu", "csrc/cuda/sample_params.cu"],
+        depends=[
+            "csrc/common/augment_params.h", "csrc/common/color.h", "csrc/common/philox.h", "csrc/common/portable.h",
+            "csrc/common/resize.h", "csrc/common/sample_params.h", "csrc/cuda/augment_call.h",
+            "csrc/cuda/augment_kernel.h", "csrc/cuda/augment_resize.h", "csrc/cuda/augment_view.h",
+            "csrc/cuda/launch.h", "csrc/cuda/sample_params.h", "csrc/cuda/scalars.h",
+        ],
+        extra_compile_args={"cxx": ["-O3", "-fvisibility=hidden", "-g0"], "nvcc": ["-O3"]},
+    )]  # fmt: skip
+
+
 ext_modules, cmdclass = cpp_extension()
+if cuda := cuda_extension(with_cpp=bool(ext_modules)):
+    from torch.utils.cpp_extension import BuildExtension
+
+    ext_modules, cmdclass = ext_modules + cuda, {"build_ext": BuildExtension}
 kernel_packages = ["", ".triton", ".torch"]
 setup(
     packages=find_packages(include=["fastssl", "fastssl.*"]) + [f"fastssl.kernels{p}" for p in kernel_packages],

@@ -7,7 +7,6 @@ A time is that of a view: of a call with a number of images, over the views it m
 from __future__ import annotations
 
 import contextlib
-import functools
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -43,31 +42,6 @@ class Problem:
         return f"{self.recipe}{'' if self.batch is None else f'-b{self.batch}'}-t{self.threads}"
 
 
-@functools.cache
-def photographs(n: int, size: int, seed: int = 0) -> Tensor:
-    """Crops of two photographs, scaled down to uint8 [n, 3, size, size]: their noise and JPEG blocks are averaged out.
-
-    The photographs come with scikit-learn; where it is not installed, smooth random pictures stand in.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    try:
-        from sklearn.datasets import load_sample_images
-
-        sources = [torch.tensor(image).permute(2, 0, 1) for image in load_sample_images().images]
-    except ImportError:
-        coarse = torch.rand(2, 3, 27, 40, generator=generator)
-        sources = list(torch.nn.functional.interpolate(coarse, (427, 640), mode="bicubic").mul(255).clamp(0, 255))
-    images = []
-    for i in range(n):
-        source = sources[i % len(sources)]
-        side = int(torch.randint(max(32, size), source.shape[1] + 1, (), generator=generator))
-        top, left = (int(torch.randint(n - side + 1, (), generator=generator)) for n in source.shape[1:])
-        crop = source[None, :, top : top + side, left : left + side].float()
-        crop = torch.nn.functional.interpolate(crop, (size, size), mode="bilinear", antialias=True)
-        images.append(crop[0].round().clamp(0, 255).to(torch.uint8))
-    return torch.stack(images)
-
-
 @contextlib.contextmanager
 def threads(n: int) -> Iterator[None]:
     """So many threads of PyTorch's."""
@@ -101,8 +75,9 @@ def agree(found: dict[str, tuple[float, float]]) -> None:
 
 def _check(problem: Problem, names: Sequence[str], setting: Setting, device: str) -> None:
     shapes = [(3, *size) for size in setting.make().recipe.sizes]
-    images = photographs(48, setting.image_size).to(device)
+    images = setting.photographs(48).to(device)
     found = {}
+    torch.manual_seed(0)
     for name in names:
         provider = PROVIDERS[name]
         some = images[:2] if provider.backend == "torch" else images
@@ -123,22 +98,21 @@ def step(provider: Provider, problem: Problem, setting: Setting, device: str) ->
     views = len(setting.make().recipe.sizes)
     if provider.per_image and problem.threads > 1:
         n = WORKER_IMAGES * problem.threads
-        images = photographs(n, setting.image_size)
+        images = setting.photographs(n)
         loader = in_workers(call, provider.prepare(images), problem.threads, batch_size=WORKER_IMAGES // 2)
         return lambda turn: time_call(lambda: sum(1 for _ in loader), where) / (n * views)
-    n = problem.batch if problem.batch is not None and not provider.per_image else provider.images
-    if views > 2 and provider.per_image:
-        n = max(2, n // 4)
-    if setting.image_size <= 64 and provider.images > 2:
-        n *= 4  # views of microseconds
+    n = provider.images
+    if provider.backend != "torch":
+        n = problem.batch or n * (4 if setting.image_size <= 64 else 1)  # small views take microseconds
+        n = min(n, 16 if views <= 2 else 4) if provider.per_image else n
     batches = [
-        provider.prepare(photographs(n, setting.image_size, seed).to(device)) for seed in range(INPUT_SETS)
+        provider.prepare(setting.photographs(n, seed).to(device)) for seed in range(INPUT_SETS)
     ]  # fmt: skip
     whole = (lambda inputs: [call(x) for x in inputs]) if provider.per_image else call
     return lambda turn: time_call(lambda: whole(batches[turn % INPUT_SETS]), where) / (n * views)
 
 
-def measure(problem: Problem, device: str, state: Any = None) -> list[Row]:
+def measure(problem: Problem, device: str) -> list[Row]:
     """Measure one problem; return one row a provider."""
     setting = SETTINGS[problem.recipe]
     names = [n for n in available(problem.recipe, device) if problem.providers is None or n in problem.providers]
@@ -190,7 +164,7 @@ def describe(rows: Sequence[Row]) -> None:
 def own(problem: Problem, device: str) -> Callable[[], object]:
     """One call of fastssl's with a batch."""
     setting, provider = SETTINGS[problem.recipe], PROVIDERS["fastssl"]
-    batch = provider.prepare(photographs(provider.images, setting.image_size).to(device))
+    batch = provider.prepare(setting.photographs(provider.images).to(device))
     call = provider.build(setting, device)
     return lambda: call(batch)
 

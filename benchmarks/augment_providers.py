@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from photographs import photographs
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -35,6 +36,10 @@ class Setting:
     make: Callable[..., Transform]  # with the keyword arguments of Transform's output
     image_size: int = 256
     lightly: tuple[str, dict[str, Any]] | None = None  # name and arguments of lightly's transform of this recipe
+
+    def photographs(self, n: int, seed: int = 0) -> Tensor:
+        """Images uint8 [n, 3, H, W] of the setting's size."""
+        return photographs(n, self.image_size, self.image_size, seed)
 
 
 SETTINGS = {

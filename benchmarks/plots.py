@@ -1,4 +1,4 @@
-"""Time and memory over 2N as PNG files, log-log, in colours that a colour-blind reader can tell apart."""
+"""The report's plots as PNG files, with log scales, in colours that a colour-blind reader can tell apart."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
-from report import compared_dtypes, memory_text, time_text
+from report_augment import NAMES, compared, row_title
+from report_ntxent import compared_dtypes
+from texts import memory_text, time_text
 
 # Okabe and Ito's colours, and a marker each, so that a print in grey is readable too.
 STYLES: dict[str, tuple[str, str, str]] = {
@@ -18,10 +20,14 @@ STYLES: dict[str, tuple[str, str, str]] = {
     "lightly": ("lightly", "#009E73", "D"),
     "pml": ("pytorch-metric-learning", "#CC79A7", "X"),
 }
+BARS = {
+    "fastssl": "#0072B2", "torchvision-uint8": "#E69F00", "torchvision-float": "#D55E00", "lightly": "#009E73",
+    "kornia": "#CC79A7",
+}  # fmt: skip
 _GREY, _INK = "#8a939c", "#22303c"
 
 
-def draw(result: dict[str, Any], folder: Path) -> list[Path]:
+def draw_ntxent(result: dict[str, Any], folder: Path) -> list[Path]:
     """Draw `ntxent_time.png` and `ntxent_memory.png` of one machine's result, in the first dtype with peers."""
     steps = [r for r in result["rows"] if r["mode"] == "fwd_bwd" and r["d"] == 128]
     dtypes = compared_dtypes(steps)
@@ -67,10 +73,7 @@ def _plot(
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("2N, rows of both views", color=_INK)
     axes.set_ylabel(ylabel, color=_INK)
-    axes.set_title(title, loc="left", fontsize=10, color=_INK)
-    axes.grid(axis="y", color="#e6eaee", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=_INK)
+    _dress(axes, title)
     # In the order of the last values, as the lines end, so that the eye need not search.
     handles, labels = axes.get_legend_handles_labels()
     ends = [handle.get_ydata()[-1] * (max(r["m"] for r in rows) / handle.get_xdata()[-1]) ** 2 for handle in handles]
@@ -83,7 +86,52 @@ def _plot(
     return path
 
 
+def draw_augment(result: dict[str, Any], folder: Path) -> list[Path]:
+    """Draw `augment_time.png` of one machine's result: a group of bars a recipe."""
+    rows = compared(result["rows"])
+    titles = list(dict.fromkeys(row_title(r) for r in rows))
+    if not titles:
+        return []
+    figure = Figure(figsize=(8.6, 4.4), dpi=140, layout="constrained")
+    axes = figure.add_subplot()
+    for group, title in enumerate(titles):
+        members = {r["provider"]: r for r in rows if row_title(r) == title}
+        present = [name for name in BARS if name in members]
+        for place, name in enumerate(present):
+            x = group + 0.17 * (place - (len(present) - 1) / 2)
+            ms = members[name]["time_ms"]
+            axes.bar(x, ms, 0.155, color=BARS[name], label=NAMES[name], zorder=3)
+            axes.text(x, 1.08 * ms, time_text(ms).split()[0], ha="center", fontsize=6.5, color=_INK, rotation=90)
+        floor_ms = max(members["fastssl"][key] for key in ("floor_bytes_ms", "floor_operations_ms"))
+        axes.hlines(floor_ms, group - 0.45, group + 0.45, color=_GREY, linestyle=":", linewidth=1.4, label="floor")
+    axes.set_yscale("log")
+    axes.set_ylim(top=2.2 * max(r["time_ms"] for r in rows))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value, time_text)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(range(len(titles)), [title.replace(", ", ",\n").replace(" + ", " +\n") for title in titles])
+    axes.tick_params(axis="x", labelsize=8, length=0)
+    axes.set_ylabel("median time a view", color=_INK)
+    on = "" if result["environment"]["device"].startswith("cuda") else ", 1 thread"
+    _dress(axes, f"Augmentation, time a view\n{result['environment']['machine_name']}{on}")
+    handles = {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False, fontsize=9)
+    path = folder / "augment_time.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return [path]
+
+
+DRAW = {"ntxent": draw_ntxent, "augment": draw_augment}
+
+
+def _dress(axes: Any, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=10, color=_INK)
+    axes.grid(axis="y", color="#e6eaee", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=_INK)
+
+
 def _short(value: float, text: Any) -> str:
     if text is time_text:
-        return f"{value / 1000:g} s" if value >= 1000 else f"{value:g} ms"
+        return f"{value / 1000:g} s" if value >= 1000 else f"{value:g} ms" if value >= 0.1 else f"{1000 * value:g} µs"
     return f"{value / 1024:.3g} GiB" if value >= 1024 else f"{value:g} MiB"

@@ -301,9 +301,9 @@ def info(args: argparse.Namespace) -> None:
     print(f"python       {platform.python_version()}, {platform.system()} {platform.machine()}")
     for package in ("torch", "triton", "numpy", *TRAIN_EXTRA.values()):
         print(f"{package:12} {_version(package)}")
-    print(f"\n{'op':10}{'backend':10}{'state':8}why")
+    print(f"\n{'op':15}{'backend':10}{'state':8}why")
     for op, backend, on, why in _backend.report():
-        print(f"{op:10}{backend:10}{'on' if on else 'off':8}{why}")
+        print(f"{op:15}{backend:10}{'on' if on else 'off':8}{why}")
 
 
 def _version(package: str) -> str:

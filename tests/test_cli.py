@@ -92,7 +92,7 @@ def test_augment_draws_a_contact_sheet(capsys, tmp_path):
     write_photos(tmp_path / "photos", ("a",), 6)
     code, out, err = run(capsys, "augment", "--recipe", "dino", "photos", "photos/a/5.jpg")
     assert code == 0, err
-    assert "DINO(10 views: 224x224" in out
+    assert "DINO(views 2 of 224x224, 8 of 96x96; bicubic)" in out
     assert "written  views-dino.png" in out
     sheet = Image.open(tmp_path / "views-dino.png")
     assert f"{sheet.width} x {sheet.height} pixels" in out

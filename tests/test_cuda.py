@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from accuracy import loss_and_grads
 
+import fastssl
+from fastssl import _backend, transforms
 from fastssl.functional import ntxent
 
 
@@ -38,3 +41,33 @@ if torch.cuda.is_available():
         expected = loss_and_grads(ntxent, *fresh, 0.2, 1.0)
         torch.testing.assert_close(loss.double().cpu(), expected[0], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(grads[0].double().cpu(), expected[1], rtol=1e-3, atol=1e-7)
+
+    BACKENDS = [
+        b for b in _backend.BACKENDS if _backend.why_not("augment", b, torch.empty(1, device="cuda").byte()) is None
+    ]
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_augmentation_never_waits_for_the_host_and_is_captured(backend: str) -> None:
+        images = torch.randint(0, 256, (8, 3, 60, 50), dtype=torch.uint8, device="cuda")
+        ragged = fastssl.RaggedImages.from_images([image[:, : 20 + i] for i, image in enumerate(images)])
+        transform = transforms.DINO(32, local_size=16, local_views=2)
+        seed = torch.tensor(3, device="cuda")
+        with fastssl.use_backend(backend):
+            for batch in (images, ragged):
+                transform(batch, seed=seed)
+            torch.cuda.synchronize()
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                # The torch backend has to know the sizes of a ragged batch, and says so.
+                for batch in (images, *([ragged] if backend != "torch" else [])):
+                    for given in (3, seed):
+                        transform(batch, seed=given)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                views = transform(images, seed=seed)
+            seed.fill_(4)
+            graph.replay()
+            expected = transform(images, seed=4)
+        assert all(torch.equal(a, b) for a, b in zip(views, expected, strict=True))

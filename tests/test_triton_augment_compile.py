@@ -51,9 +51,8 @@ def test_augment(arch, kernel, form, record_property):
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.__name__)
 def test_specializations(kernel, form):
-    """Integer arguments of 1 become constants at run time: one sample, one view, images and views of one pixel."""
-    ones = ("start", "n", "views", "first_view", "image_height", "image_width", "stride_x", "height", "width", "limit")
-    for names in (ones, ("stride_c", "n", "height"), ("views", "width", "limit")):
+    """Integer arguments of 1 become constants at run time: grey images, planes, views of one pixel, row or column."""
+    for names in (("stride_x", "height", "width"), ("stride_c", "height"), ("stride_x", "width")):
         check(*compile_augment(kernel, 90, form, **dict.fromkeys(names, 1)), 90, products=False)
 
 
@@ -76,5 +75,5 @@ def test_sample_params(arch, seed):
 @pytest.mark.parametrize("seed_one", [True, False])
 def test_sample_params_specializations(seed_one):
     types = dict.fromkeys(INTEGERS, "i32") | TYPES | {"out": "*i32", "seed": "i32" if seed_one else "*i64"}
-    ones = dict.fromkeys(("n", "views", "stride_ids", "stride_heights", "stride_widths"), 1)
+    ones = dict.fromkeys(("stride_ids", "stride_heights", "stride_widths"), 1)
     check(*compile_kernel(sample_params.sample_params_kernel, 90, types, ones | {"BLOCK": 128}, UNFUSED), 90, False)

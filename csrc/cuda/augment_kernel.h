@@ -6,7 +6,7 @@
 namespace fastssl {
 namespace {
 
-enum { MOST_THREADS = 512 };
+enum { MOST_THREADS = 384 };
 
 FASTSSL_DEVICE int cluster_rank() {
   int rank;

@@ -146,6 +146,7 @@ template <bool UINT8, class Block>
 FASTSSL_DEVICE float mean_gray(Block& block, const AugmentCall& call, const View& v) {
   if (!v.contrasts()) return 0.f;
   double sum = 0;
+#pragma unroll 1
   for (int rank = 0; rank < call.layout.blocks; ++rank) sum += *block.partial(rank);
   const double pixels = (double)v.height * v.width;
   return UINT8 ? (float)sum / (float)pixels : (float)(sum / pixels);

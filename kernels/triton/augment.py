@@ -2,8 +2,8 @@
 
 A view passes through up to three kernels, and the last that it needs solarizes, normalises and stores it:
 
-1. `augment_resize_kernel`, all views: crop, resize, mirror, rotate, the jitter steps before the contrast; the sum of the
-   grey values of a tile, for the contrast's mean. Views with neither contrast nor blur are finished here.
+1. `augment_resize_kernel`, all views: crop, resize, mirror, rotate, the jitter steps before the contrast; the sum of
+   the grey values of a tile, for the contrast's mean. Views with neither contrast nor blur are finished here.
 2. `augment_contrast_kernel`, views with contrast: adds up the sums, in one order; contrast, the other steps, grey.
 3. `augment_blur_kernel`, views with blur: two products with banded matrices on the tensor cores, for any radius.
 

@@ -11,6 +11,8 @@ from .color import blend, brightness, gray_value, hue, solarize
 from .planes import load_planes, store_planes
 from .resize import resized
 
+# Integers that change from batch to batch: no kernel is compiled anew for their being 1 or a multiple of 16.
+CHANGING = ["start", "n", "views", "first_view"]
 BRIGHTNESS, CONTRAST, SATURATION, HUE, NONE = (tl.constexpr(step) for step in range(5))
 
 
@@ -100,7 +102,7 @@ def place_in_view(rows, columns, record, height, width):
     return tl.where((turns % 2 != 0) & (height == width), (height - 1 - x) * width + y, y * width + x)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*CHANGING, "image_height", "image_width", "stride_b", "stride_y"])
 def augment_resize_kernel(
     pixels,  # uint8 [B, C, H, W], any strides, or [total] with extents
     extents,  # [B, 3] int64: offset, height, width
@@ -167,7 +169,7 @@ def augment_resize_kernel(
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def augment_contrast_kernel(
     params,  # [n, V, 12] int32
     state,  # [chunk, C, h, w] float32
@@ -220,7 +222,7 @@ def augment_contrast_kernel(
             )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*CHANGING, "limit"])
 def augment_blur_kernel(
     params,  # [n, V, 12] int32
     state,  # [chunk, C, h, w] float32

@@ -88,7 +88,7 @@ def order_word(index):
     return a | (b << 8) | (c << 16) | ((6 - a - b - c) << 24)
 
 
-@triton.jit(do_not_specialize=["seed"])
+@triton.jit(do_not_specialize=["seed", "n", "views"])
 def sample_params_kernel(
     seed,  # [] int64, or a number
     sample_ids,  # [n] int64

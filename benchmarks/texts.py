@@ -1,0 +1,42 @@
+"""Numbers as words, and what every section of the report says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def time_text(ms: float) -> str:
+    """Three digits and a unit."""
+    if ms >= 10_000:
+        return f"{ms / 1000:.1f} s"
+    if ms < 0.1:
+        return f"{1000 * ms:.1f} µs" if ms >= 0.01 else f"{1000 * ms:.2f} µs"
+    return f"{ms:.0f} ms" if ms >= 100 else f"{ms:.1f} ms" if ms >= 10 else f"{ms:.2f} ms"
+
+
+def memory_text(mib: float) -> str:
+    """MiB, or GiB from 1024 MiB on."""
+    return f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:.0f} MiB" if mib >= 10 else f"{mib:.1f} MiB"
+
+
+def ratio_text(ratio: float) -> str:
+    """Times fastssl's time, with two or three digits."""
+    return f"{ratio:.0f}×" if ratio >= 100 else f"{ratio:.1f}×"
+
+
+def provenance(result: dict[str, Any]) -> str:
+    """When, how and with what a result was measured."""
+    where = result["environment"]
+    versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
+    commit = (where["commit"] or "unknown")[:10] + (" with changes" if where["dirty"] else "")
+    return f"Measured {where['date']} by `{result['command']}`, commit {commit}; {versions}."
+
+
+def paragraphs(lines: list[str]) -> str:
+    """Markdown of lines, where an empty one ends a paragraph, and several are as one."""
+    text = "\n".join(lines)
+    while "\n\n\n" in text:
+        text = text.replace("\n\n\n", "\n\n")
+    return text
