@@ -4,9 +4,9 @@
 torch is absent and the wheel holds the Triton and torch backends only, which is a valid install.
 FASTSSL_CPP=0 leaves the extension out, FASTSSL_CPP=1 makes a missing torch or compiler an error.
 
-With it comes `fastssl._CUDA`, where torch is a CUDA build and its nvcc is at hand; a GPU is not needed to build it.
-FASTSSL_CUDA=0 leaves it out, FASTSSL_CUDA=1 makes a missing tool an error. TORCH_CUDA_ARCH_LIST says for which
-architectures, by default 9.0a; thread-block clusters, on which the kernels are built, came with 9.0.
+With it comes `fastssl._CUDA`, where torch is a CUDA build and a CUDA toolkit of its version is at hand; a GPU is not
+needed to build it. FASTSSL_CUDA=0 leaves it out, FASTSSL_CUDA=1 makes a missing toolkit an error. TORCH_CUDA_ARCH_LIST
+says for which architectures, by default 9.0a; thread-block clusters, which the kernels use, came with 9.0.
 """
 
 import os
@@ -50,36 +50,43 @@ def cpp_extension():
         ],
         extra_compile_args=["-O3", "-fopenmp", "-ffp-contract=fast", "-fvisibility=hidden", "-g0"],
         extra_link_args=["-fopenmp"],
-    )
+    )  # fmt: skip
     return [extension], {"build_ext": BuildExtension}
 
 
-def missing_for_cuda():
-    """Return why the CUDA extension cannot be built, or None."""
+def cuda_home():
+    """Return the folder of a whole CUDA toolkit, or None; the nvcc on the path may be a script that calls another."""
+    nvcc = shutil.which("nvcc")
+    homes = [os.environ.get("CUDA_HOME"), nvcc and os.path.dirname(os.path.dirname(nvcc)), "/usr/local/cuda"]
+    parts = ("bin/nvcc", "include/cuda_runtime.h")
+    return next((h for h in homes if h and all(os.path.exists(os.path.join(h, p)) for p in parts)), None)
+
+
+def missing_for_cuda(home):
+    """Return why the CUDA extension cannot be built with the toolkit in `home`, or None."""
     try:
         import torch
-        from torch.utils.cpp_extension import CUDA_HOME
     except ImportError:
         return "torch is not installed in the build environment"
     if torch.version.cuda is None:
         return "torch was built without CUDA"
-    nvcc = CUDA_HOME and os.path.join(CUDA_HOME, "bin", "nvcc")
-    if not nvcc or not os.path.exists(nvcc):
-        return "no nvcc was found; CUDA_HOME says where it is"
-    release = re.search(r"release ([\d.]+)", subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout)
+    if home is None:
+        return "no CUDA toolkit was found; CUDA_HOME says where it is"
+    said = subprocess.run([os.path.join(home, "bin", "nvcc"), "--version"], capture_output=True, text=True).stdout
+    release = re.search(r"release ([\d.]+)", said)
     if release is None or release[1].split(".")[0] != torch.version.cuda.split(".")[0]:
         return f"nvcc is of CUDA {release and release[1]}, torch of {torch.version.cuda}"
     return None
 
 
-def cuda_extension(with_cpp):
+def cuda_extension(home, with_cpp):
     """Return the CUDA extension in a list, or an empty one with the reason printed."""
     wish = os.environ.get("FASTSSL_CUDA", "auto")
     if wish not in ("auto", "0", "1"):
         raise SystemExit(f"FASTSSL_CUDA: got {wish!r}, want auto, 0 or 1")
     if wish == "0" or (wish == "auto" and not with_cpp):
         return []
-    reason = missing_for_cuda()
+    reason = missing_for_cuda(home)
     if reason and wish == "1":
         raise SystemExit(f"FASTSSL_CUDA=1, but {reason}")
     if reason:
@@ -101,8 +108,11 @@ def cuda_extension(with_cpp):
     )]  # fmt: skip
 
 
+home = cuda_home()
+if home:
+    os.environ["CUDA_HOME"] = home  # torch.utils.cpp_extension reads it when it is imported
 ext_modules, cmdclass = cpp_extension()
-if cuda := cuda_extension(with_cpp=bool(ext_modules)):
+if cuda := cuda_extension(home, with_cpp=bool(ext_modules)):
     from torch.utils.cpp_extension import BuildExtension
 
     ext_modules, cmdclass = ext_modules + cuda, {"build_ext": BuildExtension}

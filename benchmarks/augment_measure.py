@@ -92,24 +92,26 @@ def _check(problem: Problem, names: Sequence[str], setting: Setting, device: str
 Step = Callable[[int], float]
 
 
+def images_of(provider: Provider, problem: Problem, setting: Setting) -> int:
+    """Images of one measurement."""
+    if provider.per_image and problem.threads > 1:
+        return WORKER_IMAGES * problem.threads
+    if provider.backend == "torch":
+        return provider.images
+    n = problem.batch or provider.images * (4 if setting.image_size <= 64 else 1)  # small views take microseconds
+    return min(n, 16 if len(setting.make().recipe.sizes) <= 2 else 4) if provider.per_image else n
+
+
 def step(provider: Provider, problem: Problem, setting: Setting, device: str) -> Step:
     """Milliseconds a view of one measurement, for `interleave`."""
-    where, call = torch.device(device), provider.build(setting, device)
-    views = len(setting.make().recipe.sizes)
+    where, call, n = torch.device(device), provider.build(setting, device), images_of(provider, problem, setting)
+    views = n * len(setting.make().recipe.sizes)
     if provider.per_image and problem.threads > 1:
-        n = WORKER_IMAGES * problem.threads
-        images = setting.photographs(n)
-        loader = in_workers(call, provider.prepare(images), problem.threads, batch_size=WORKER_IMAGES // 2)
-        return lambda turn: time_call(lambda: sum(1 for _ in loader), where) / (n * views)
-    n = provider.images
-    if provider.backend != "torch":
-        n = problem.batch or n * (4 if setting.image_size <= 64 else 1)  # small views take microseconds
-        n = min(n, 16 if views <= 2 else 4) if provider.per_image else n
-    batches = [
-        provider.prepare(setting.photographs(n, seed).to(device)) for seed in range(INPUT_SETS)
-    ]  # fmt: skip
+        loader = in_workers(call, provider.prepare(setting.photographs(n)), problem.threads, WORKER_IMAGES // 2)
+        return lambda turn: time_call(lambda: sum(1 for _ in loader), where) / views
+    batches = [provider.prepare(setting.photographs(n, seed).to(device)) for seed in range(INPUT_SETS)]
     whole = (lambda inputs: [call(x) for x in inputs]) if provider.per_image else call
-    return lambda turn: time_call(lambda: whole(batches[turn % INPUT_SETS]), where) / (n * views)
+    return lambda turn: time_call(lambda: whole(batches[turn % INPUT_SETS]), where) / views
 
 
 def measure(problem: Problem, device: str) -> list[Row]:
@@ -140,6 +142,7 @@ def _row(problem: Problem, name: str, device: str, times: dict[str, list[float]]
         "backend": (provider.backend or backends(device)[0]) if own else None, "device": device.split(":")[0],
         "threads": problem.threads, "in_workers": provider.per_image and problem.threads > 1,
         "image_size": setting.image_size, "views": len(recipe.sizes), "batch": problem.batch,
+        "images": images_of(provider, problem, setting),
         "dtype": str(output["dtype"]).removeprefix("torch."), "rounding": output["rounding"],
         "channels_last": output["memory_format"] == torch.channels_last,
         "time_ms": median_ms[name], "q1_ms": first, "q3_ms": third, "rounds": len(times[name]),

@@ -3,35 +3,45 @@
     python benchmarks/demo.py [--out runs/demo]
 
 Prints and writes ``report.md`` with plots beside it: kNN and linear accuracy of raw pixels, of the encoder before
-training and of the encoder after it, and the memory that the loss takes against its eager form.
+training and of the encoder after it, the time of a step with fused augmentation and with torchvision's, and the memory
+that the loss takes against its eager form.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from memory import peak_extra_bytes
+from torch import Tensor
 
 import fastssl
 from fastssl import data, evaluate, methods, transforms
+from fastssl._bench import interleave, torchvision_views
 
 # What was found to work within the time; everything else is fastssl.fit's default.
 RECIPES: dict[str, dict[str, Any]] = {
     "shapes": {
         # Strong colour jitter and much grey: the shape is what is left for the two views to agree on.
         "transform": transforms.SimCLRSmall(
-            32, scale=(0.5, 1.0), jitter=(0.8, 0.8, 0.8, 0.5), jitter_p=1.0, gray_p=0.4
+            32,
+            scale=(0.5, 1.0),
+            jitter=(0.8, 0.8, 0.8, 0.5),
+            jitter_p=1.0,
+            gray_p=0.4,
+            memory_format=torch.channels_last,
         ),
         "temperature": 0.2,
         "fit": {"epochs": 26, "batch_size": 64, "lr": 2e-3, "knn_every": 5},
     },
     "digits": {
-        "transform": transforms.SimCLRDigits(8),
+        "transform": transforms.SimCLRDigits(8, memory_format=torch.channels_last),
         "temperature": 0.2,
         "fit": {"epochs": 20, "batch_size": 128, "lr": 2e-3, "knn_every": 4},
     },
@@ -72,7 +82,64 @@ def train_and_evaluate(name: str, out: Path) -> dict[str, dict[str, float]]:
     return table
 
 
-def report(tables: dict[str, dict[str, dict[str, float]]], peaks: dict[str, float], pairs: int, seconds: float) -> str:
+def step_times(name: str, rounds: int = 12) -> dict[str, tuple[float, float]]:
+    """Median milliseconds of augmentation, and of the rest of a training step, by who augments.
+
+    Torchvision's v2 transforms are those of the recipe, on uint8, one image after another as they are used. Both take
+    turns in the same training, one step each.
+    """
+    recipe, images = RECIPES[name], data.load(name)
+    batch_size = recipe["fit"]["batch_size"]
+    torch.manual_seed(0)
+    method = methods.SimCLR(methods.small_resnet(images.channels, images.image_size), temperature=recipe["temperature"])
+    method.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(method.parameters(), lr=recipe["fit"]["lr"])
+    views = torchvision_views(recipe["transform"].recipe, images.channels)
+
+    def per_image(batch: Tensor) -> list[Tensor]:
+        made = [torch.stack([view(image) for image in batch]) for view in views]
+        return [view.contiguous(memory_format=torch.channels_last) for view in made]
+
+    def step(augment: Callable[[Tensor], list[Tensor]], turn: int) -> tuple[float, float]:
+        batch, _ = images.batch(range(turn * batch_size, (turn + 1) * batch_size))
+        start = time.perf_counter()
+        made = augment(batch)
+        middle = time.perf_counter()
+        method(made).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return 1e3 * (middle - start), 1e3 * (time.perf_counter() - middle)
+
+    ways = {"fastssl, fused": recipe["transform"], "torchvision, each image": per_image}
+    times = interleave({who: lambda turn, way=way: step(way, turn) for who, way in ways.items()}, rounds, warmup=2)
+    return {who: tuple(statistics.median(column) for column in zip(*rows, strict=True)) for who, rows in times.items()}
+
+
+def step_table(times: dict[str, tuple[float, float]], name: str) -> list[str]:
+    """The section of the report on the time of a step."""
+    batch_size = RECIPES[name]["fit"]["batch_size"]
+    lines = [
+        "",
+        "## Time of a step",
+        "",
+        f"Median times of training steps on {name}, batch {batch_size}, in turns:",
+        "",
+    ]
+    lines += ["| augmentation by | augmentation, ms | forward, backward, update, ms | step, ms | images/s |"]
+    lines += ["|---|" + "---:|" * 4]
+    for who, (augment_ms, rest_ms) in times.items():
+        step_ms = augment_ms + rest_ms
+        lines += [f"| {who} | {augment_ms:.1f} | {rest_ms:.1f} | {step_ms:.1f} | {1e3 * batch_size / step_ms:.0f} |"]
+    return lines
+
+
+def report(
+    tables: dict[str, dict[str, dict[str, float]]],
+    times: list[str],
+    peaks: dict[str, float],
+    pairs: int,
+    seconds: float,
+) -> str:
     """The report as Markdown."""
     lines = ["# SimCLR with fastssl on two embedded data sets", ""]
     lines.append(f"Trained and evaluated in {seconds:.0f} s on {torch.get_num_threads()} CPU threads. Accuracy in %.")
@@ -88,6 +155,7 @@ def report(tables: dict[str, dict[str, dict[str, float]]], peaks: dict[str, floa
         told = f"not ahead in: {', '.join(behind)}" if behind else "ahead of both in every measure"
         lines += ["", f"The trained encoder is {told}."]
         lines += [f"Plots: {', '.join(f'[{p}]({name}-{p}.png)' for p in ('accuracy', 'knn', 'loss', 'embedding'))}."]
+    lines += times
     ratio = peaks["eager"] / max(peaks["fastssl"], 1e-9)
     lines += ["", "## Memory of the loss", ""]
     lines += [f"Peak of NT-Xent forward plus backward, {pairs} pairs of width 128, float32, on top of the inputs:", ""]
@@ -107,9 +175,11 @@ def main() -> None:
     start = time.perf_counter()
     args.out.mkdir(parents=True, exist_ok=True)
     tables = {name: train_and_evaluate(name, args.out) for name in RECIPES if args.only in (None, name)}
+    timed = args.only or "shapes"
+    times = step_table(step_times(timed), timed)
     pairs = 4096
     peaks = {form: peak_extra_bytes(form, 2 * pairs) / 2**20 for form in ("fastssl", "eager")}
-    text = report(tables, peaks, pairs, time.perf_counter() - start)
+    text = report(tables, times, peaks, pairs, time.perf_counter() - start)
     (args.out / "report.md").write_text(text)
     print(text)
     print(f"written  {args.out / 'report.md'}")

@@ -3,9 +3,8 @@
     python benchmarks/gpu_check.py [--out DIR]
 
 Uses this machine's own Python, fetches nothing, and needs none of the extras. Every step has a process and a time
-limit of its own, and what it found is kept whatever the next one does. Writes `gpu_check.json`, and
-`ntxent.json` of the benchmark, under `benchmarks/results/<machine>/` or DIR, and prints a short table last.
-Exits 0 if all steps passed.
+limit of its own, and what it found is kept whatever the next one does. Writes `gpu_check.json`, and `<op>.json` of the
+benchmarks, under `benchmarks/results/<machine>/` or DIR, and prints a short table last. Exits 0 if all steps passed.
 """
 
 from __future__ import annotations
@@ -27,8 +26,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 NO_CUDA = "gpu-check: no CUDA device is available to PyTorch on this machine, so there is nothing to check"
 # Seconds; together they stay under 9 minutes.
-LIMITS = {"build": 130, "probes": 90, "tests": 170, "benchmark": 130}
-TESTS = ("test_cuda.py", "test_ntxent.py")  # where there is a CUDA device, they run on it
+LIMITS = {"build": 130, "probes": 70, "tests": 180, "ntxent": 90, "augment": 65}
+OPS = ("ntxent", "augment")
+LAST_PROBLEM = 0.6  # of a benchmark's limit: after it no further problem is begun
+# Where there is a CUDA device, they run on it; each with the packages that it needs beyond pytest.
+TESTS = {
+    "test_cuda.py": (),
+    "test_ntxent.py": ("hypothesis", "lightly"),
+    "test_sample_params.py": ("torchvision",),
+    "test_augment.py": ("torchvision",),
+    "test_augment_input.py": ("torchvision",),
+}
 
 
 def run(command: Sequence[object], limit_s: float, cwd: Path, env: dict[str, str]) -> dict[str, Any]:
@@ -75,7 +83,7 @@ def tests(work: Path, env: dict[str, str]) -> dict[str, Any]:
     """Run the test files that use the device; counts and names of failures."""
     if find_spec("pytest") is None:
         return {"ok": None, "note": "pytest is not installed; the accuracy probe stands in for the tests"}
-    files = [ROOT / "tests" / name for name in TESTS if (ROOT / "tests" / name).exists()]
+    files = [ROOT / "tests" / name for name, needs in TESTS.items() if all(find_spec(n) is not None for n in needs)]
     parallel = ["-n", "6", "--dist", "worksteal"] if find_spec("xdist") is not None else []
     report = work / "tests.xml"
     report.unlink(missing_ok=True)
@@ -84,7 +92,7 @@ def tests(work: Path, env: dict[str, str]) -> dict[str, Any]:
     told = run([*command, "--rootdir", ROOT, *parallel, f"--junitxml={report}", *files], LIMITS["tests"], work, env)
     if report.exists():
         told |= counts(report)
-    return told
+    return told | {"left_out": [name for name in TESTS if ROOT / "tests" / name not in files]}
 
 
 def counts(report: Path) -> dict[str, Any]:
@@ -95,6 +103,13 @@ def counts(report: Path) -> dict[str, Any]:
     return {"passed": len(cases) - len(failed) - skipped, "skipped": skipped, "failed": failed[:40]}
 
 
+def benchmark(op: str, work: Path, env: dict[str, str]) -> dict[str, Any]:
+    """Run the quick benchmark of an op; its results are `<machine>/<op>.json` under the folder `work / "benchmark"`."""
+    script = [sys.executable, ROOT / "benchmarks" / f"bench_{op}.py", "--quick", "--device", "cuda"]
+    limits = ["--limit-s", LAST_PROBLEM * LIMITS[op], "--out", work / "benchmark"]
+    return run([*script, *limits], LIMITS[op], work, env)
+
+
 def table(result: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     """What matters, in lines."""
     probes = result["probes"]
@@ -102,21 +117,44 @@ def table(result: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
     mark = {True: "pass", False: "FAIL", None: "-"}
     for name in ("build", "tests"):
         step = result[name]
-        told = {k: v for k, v in step.items() if k in ("how", "passed", "skipped", "failed", "note", "seconds")}
+        told = {
+            k: v for k, v in step.items() if k in ("how", "passed", "skipped", "failed", "left_out", "note", "seconds")
+        }
         lines.append(f"{name:14}{mark[step['ok']]:8}{told}")
     for name, step in probes.items():
         if isinstance(step, dict) and "ok" in step:
             told = {k: v for k, v in step.items() if k not in ("ok", "bad")}
             lines.append(f"{name:14}{mark[step['ok']]:8}{json.dumps(told)[:200]}")
-    lines.append(f"{'benchmark':14}{mark[result['benchmark']['ok']]:8}{len(rows)} rows")
-    for r in rows:
-        if r["mode"] == "fwd_bwd" and r["time_ms"] is not None:
-            peak = "-" if r["peak_mib"] is None else f"{r['peak_mib']:.1f}"
-            lines.append(
-                f"  {r['dtype']:9}{r['m']:6}{r['d']:5} {r['provider']:15}{r['time_ms']:9.3f} ms{peak:>9} MiB"
-                f"{100 * r['fraction_of_matmul']:6.1f} % of matmul{r['time_over_fastssl']:7.2f} x fastssl"
-            )
+    for op in OPS:
+        found = [row for row in rows if row["op"] == op]
+        lines.append(f"{op:14}{mark[result[op]['ok']]:8}{len(found)} rows")
+        lines += [line for line in map(LINES[op], found) if line]
     return "\n".join(lines)
+
+
+def ntxent_line(r: dict[str, Any]) -> str:
+    """A whole step; nothing of a forward alone."""
+    if r["mode"] != "fwd_bwd" or r["time_ms"] is None:
+        return ""
+    peak = "-" if r["peak_mib"] is None else f"{r['peak_mib']:.1f}"
+    return (
+        f"  {r['dtype']:9}{r['m']:6}{r['d']:5} {r['provider']:15}{r['time_ms']:9.3f} ms{peak:>9} MiB"
+        f"{100 * r['fraction_of_matmul']:6.1f} % of matmul{r['time_over_fastssl']:7.2f} x fastssl"
+    )
+
+
+def augment_line(r: dict[str, Any]) -> str:
+    """A view, beside the prediction for an H200."""
+    predicted = (
+        "" if r["predicted_h200_us"] is None else f", predicted floor {r['predicted_h200_us']:.2f} us on an H200"
+    )
+    return (
+        f"  {r['title']:24}{r['batch']:5} {r['provider']:19}{1e3 * r['time_ms']:9.2f} us a view"
+        f"{r['time_over_fastssl']:7.2f} x fastssl{predicted}"
+    )
+
+
+LINES = {"ntxent": ntxent_line, "augment": augment_line}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -151,29 +189,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result["probes"] = json.loads(probes_file.read_text()) if probes_file.exists() else {}
     announce("tests")
     result["tests"] = tests(work, env)
-    announce("benchmark")
-    script = [sys.executable, ROOT / "benchmarks" / "bench_ntxent.py", "--quick", "--device", "cuda"]
-    folder = work / "benchmark"
+    folder, rows, machine = work / "benchmark", [], "unknown"
     shutil.rmtree(folder, ignore_errors=True)
-    result["benchmark"] = run(
-        [*script, "--limit-s", LIMITS["benchmark"] - 40, "--out", folder], LIMITS["benchmark"], work, env
-    )
-
-    found = next(folder.glob("*/ntxent.json"), None)
-    rows, machine = [], "unknown"
-    if found is not None:
-        stored = json.loads(found.read_text())
-        rows, machine, result["environment"] = stored["rows"], found.parent.name, stored["environment"]
+    for op in OPS:
+        announce(op)
+        result[op] = benchmark(op, work, env)
+    found = sorted(folder.glob("*/*.json"))
+    for file in found:
+        stored = json.loads(file.read_text())
+        rows += stored["rows"]
+        machine, result["environment"] = file.parent.name, stored["environment"]
     out = args.out or ROOT / "benchmarks" / "results" / machine
     out.mkdir(parents=True, exist_ok=True)
-    if found is not None:
-        shutil.copy(found, out / "ntxent.json")
+    for file in found:
+        shutil.copy(file, out)
     passed = [step.get("ok") for step in (*result.values(), *result["probes"].values()) if isinstance(step, dict)]
-    result["ok"] = False not in passed and found is not None and result["probes_run"]["ok"]
+    result["ok"] = False not in passed and len(found) == len(OPS) and result["probes_run"]["ok"]
     result["seconds"] = round(time.perf_counter() - start)
     (out / "gpu_check.json").write_text(json.dumps(result, indent=1) + "\n")
     print(table(result, rows))
-    print(f"{'pass' if result['ok'] else 'FAIL'} in {result['seconds']} s; gpu_check.json and ntxent.json written")
+    verdict = "pass" if result["ok"] else "FAIL"
+    print(f"{verdict} in {result['seconds']} s; gpu_check.json and {len(found)} results written")
     return 0 if result["ok"] else 1
 
 

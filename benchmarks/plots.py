@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def draw_augment(result: dict[str, Any], folder: Path) -> list[Path]:
     if not titles:
         return []
     figure = Figure(figsize=(8.6, 4.4), dpi=140, layout="constrained")
-    axes = figure.add_subplot()
+    axes, least_ms = figure.add_subplot(), math.inf
     for group, title in enumerate(titles):
         members = {r["provider"]: r for r in rows if row_title(r) == title}
         present = [name for name in BARS if name in members]
@@ -101,11 +102,12 @@ def draw_augment(result: dict[str, Any], folder: Path) -> list[Path]:
             x = group + 0.17 * (place - (len(present) - 1) / 2)
             ms = members[name]["time_ms"]
             axes.bar(x, ms, 0.155, color=BARS[name], label=NAMES[name], zorder=3)
-            axes.text(x, 1.08 * ms, time_text(ms).split()[0], ha="center", fontsize=6.5, color=_INK, rotation=90)
+            axes.text(x, 1.1 * ms, time_text(ms), ha="center", va="bottom", fontsize=6.5, color=_INK, rotation=90)
         floor_ms = max(members["fastssl"][key] for key in ("floor_bytes_ms", "floor_operations_ms"))
-        axes.hlines(floor_ms, group - 0.45, group + 0.45, color=_GREY, linestyle=":", linewidth=1.4, label="floor")
+        axes.hlines(floor_ms, group - 0.45, group + 0.45, color=_INK, linewidth=1.2, label="floor", zorder=4)
+        least_ms = min(least_ms, floor_ms)
     axes.set_yscale("log")
-    axes.set_ylim(top=2.2 * max(r["time_ms"] for r in rows))
+    axes.set_ylim(0.5 * least_ms, 4 * max(r["time_ms"] for r in rows))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value, time_text)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xticks(range(len(titles)), [title.replace(", ", ",\n").replace(" + ", " +\n") for title in titles])

@@ -58,10 +58,11 @@ def _threads_line(rows: Sequence[Row]) -> list[str]:
     if len(own) < 2:
         return []
     most, one_ms = max(own), own[1]["time_ms"]
-    told = [f"{n}: {time_text(r['time_ms'])} ({one_ms / r['time_ms']:.1f} × one)" for n, r in sorted(own.items())]
+    told = [f"{time_text(r['time_ms'])} with {n} ({one_ms / r['time_ms']:.1f} times the pace)" for n, r in
+            sorted(own.items()) if n > 1]  # fmt: skip
     peers = [f"{NAMES[name]} {cell(r)}" for name in NAMES if name != "fastssl" for r in _headline(rows, name, most)]
-    beside = f" Peers with {most} `DataLoader` workers, kornia with threads: {', '.join(peers)}." if peers else ""
-    return [f"Threads, {own[1]['title']}: {', '.join(told)}.{beside}"]
+    beside = f" Peers in {most} `DataLoader` workers, kornia with {most} threads: {', '.join(peers)}." if peers else ""
+    return [f"Threads, {own[1]['title']}: {time_text(one_ms)} with 1, {', '.join(told)}.{beside}"]
 
 
 def _floor_line(rows: Sequence[Row]) -> list[str]:

@@ -95,18 +95,32 @@ def interpreting() -> bool:
 def unavailable(backend: str) -> str | None:
     """Return why `backend` cannot run on this machine at all, or None."""
     if backend == "cpp":
-        try:
-            importlib.import_module("fastssl._C")
-        except ImportError as error:
-            built = "was not built" if "fastssl._C" in str(error) else f"does not load ({error})"
-            return f"the C++ extension {built}; pip install --no-build-isolation . builds it"
+        return _extension("fastssl._C", "C++")
     if backend == "triton":
         try:
             importlib.import_module("triton")
         except ImportError as error:
             return f"triton does not import ({error})"
-    if backend in ("cuda", "triton") and not torch.cuda.is_available() and not interpreting():
-        return "no CUDA device is available"
+        return None if torch.cuda.is_available() or interpreting() else "no CUDA device is available"
+    if backend == "cuda":
+        reason = _extension("fastssl._CUDA", "CUDA")
+        if reason is not None or not torch.cuda.is_available():
+            return reason or "no CUDA device is available"
+        refusal = torch.ops.fastssl_cuda.refuses()
+        if refusal:
+            device = "{}.{}".format(*torch.cuda.get_device_capability())
+            return f"the CUDA extension was not built for a device of compute capability {device} ({refusal})"
+    return None
+
+
+def _extension(module: str, language: str) -> str | None:
+    """Import a compiled extension; return why that fails, or None."""
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == module
+        built = "was not built" if missing else f"does not load ({error})"
+        return f"the {language} extension {built}; pip install --no-build-isolation . builds it"
     return None
 
 

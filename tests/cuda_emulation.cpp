@@ -81,9 +81,9 @@ void run(const AugmentCall& call, bool backwards) {
 
 using namespace fastssl;
 
-// `blocks` 0 for the layout that the launcher chooses; on_chip is heeded only where blocks is given. Returns the bytes of
-// shared memory a block takes. `strides` are those of [n, C, H, W] pixels.
-extern "C" int64_t emulate_augment(const uint8_t* pixels, const int64_t* extents, const int64_t* strides, int height,
+// `blocks` 0 for the layout that the launcher chooses; on_chip is heeded only where blocks is given. `strides` are those
+// of [n, C, H, W] pixels.
+extern "C" void emulate_augment(const uint8_t* pixels, const int64_t* extents, const int64_t* strides, int height,
                                    int width, const int32_t* params, int64_t n, int views, int channels, int group_count,
                                    void* const* data, const int* heights, const int* widths, const int* counts,
                                    int bicubic, int blur_kernel, const float* mean, const float* scale, int type,
@@ -107,7 +107,15 @@ extern "C" int64_t emulate_augment(const uint8_t* pixels, const int64_t* extents
   call.layout = blocks ? layout_of(call, blocks, on_chip) : choose_layout(call);
   if (buffer) call.layout.buffer = max_of(buffer, channels * 3 * whole(call.layout.columns));
   uint8 ? run<true>(call, backwards) : run<false>(call, backwards);
-  return shared_bytes(call.layout);
+}
+
+// The launcher's choice for views of `channels`: blocks, 1 if the state is on the chip, bytes of shared memory a block.
+extern "C" void emulate_layout(int channels, int height, int width, int64_t* out) {
+  AugmentCall call = {};
+  call.channels = channels, call.group_count = 1;
+  call.groups[0] = {nullptr, height, width, 0, 1, 0, 0};
+  const AugmentLayout layout = choose_layout(call);
+  out[0] = layout.blocks, out[1] = layout.on_chip, out[2] = shared_bytes(layout);
 }
 
 extern "C" void emulate_sample_params(int64_t seed, const int64_t* ids, const int64_t* heights, const int64_t* widths,

@@ -36,7 +36,6 @@ class Emulator:
 
     def __init__(self, folder: Path) -> None:
         self.library = ctypes.CDLL(str(build("cuda_emulation.cpp", folder / "emulation.so", "-shared", "-fPIC")))
-        self.library.emulate_augment.restype = ctypes.c_int64
 
     def augment(
         self, images, params: AugmentParams, sizes, *, interpolation="bilinear", blur_kernel=None, mean=None, std=None,
@@ -50,7 +49,14 @@ class Emulator:
         """
         batch = as_batch(images)
         if isinstance(batch, RaggedImages):
-            pixels, extents, channels, strides, height, width = batch.pixels, batch.extents, batch.channels, [0] * 4, 0, 0
+            pixels, extents, channels, strides, height, width = (
+                batch.pixels,
+                batch.extents,
+                batch.channels,
+                [0] * 4,
+                0,
+                0,
+            )
         else:
             pixels, extents, (_, channels, height, width) = batch, None, batch.shape
             strides = pixels.stride()
@@ -62,7 +68,7 @@ class Emulator:
         for view in views:
             view.fill_(torch.nan)
         ints = [(ctypes.c_int * len(groups))(*column) for column in (heights, widths, counts)]
-        self.shared_bytes = self.library.emulate_augment(
+        self.library.emulate_augment(
             pointer(pixels), pointer(extents), (ctypes.c_int64 * 4)(*strides), height, width, pointer(params.packed),
             ctypes.c_int64(len(params)), params.views, channels, len(groups),
             (ctypes.c_void_p * len(groups))(*(v.data_ptr() for v in views)), *ints, interpolation == "bicubic",
@@ -71,6 +77,12 @@ class Emulator:
             rounding == "uint8", blocks, on_chip, buffer, backwards,
         )  # fmt: skip
         return [view for group in views for view in group.unbind(0)]
+
+    def layout(self, channels: int, size: tuple[int, int]) -> tuple[int, bool, int]:
+        """What the launcher chooses for a view: blocks, whether the state is on the chip, bytes of shared memory."""
+        out = (ctypes.c_int64 * 3)()
+        self.library.emulate_layout(channels, *size, out)
+        return out[0], bool(out[1]), out[2]
 
     def sample_params(self, recipe: Recipe, seed: int, ids: Tensor, sizes: Tensor) -> AugmentParams:
         """Parameters for samples `ids` of images of `sizes`, int64 [n, 2]."""

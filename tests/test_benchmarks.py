@@ -13,16 +13,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastssl import _bench
+from fastssl import _bench, data, transforms
+from fastssl.functional import Recipe, View
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
+import augment_files
+import augment_floors
+import augment_measure
+import augment_providers
+import bench_augment
 import bench_ntxent
 import environment
 import gpu_check
 import harness
 import memory
+import ntxent_measure
 import providers
+from photographs import photographs
 
 ROOT = environment.ROOT
 linux = pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux's /proc")
@@ -62,15 +70,15 @@ def test_times_of_a_loss_and_of_a_call():
 
 
 def test_floors():
-    assert harness.operations(512, 128, "fwd", "cpu") == 512**2 * 128
-    assert harness.operations(512, 128, "fwd_bwd", "cpu") == 4 * 512**2 * 128
-    assert harness.operations(512, 128, "fwd_bwd", "cuda") == 5 * 512**2 * 128
-    assert harness.compulsory_bytes(512, 128, "fwd_bwd", 2) == 2 * 512 * 128 * 2 + 4
+    assert ntxent_measure.operations(512, 128, "fwd", "cpu") == 512**2 * 128
+    assert ntxent_measure.operations(512, 128, "fwd_bwd", "cpu") == 4 * 512**2 * 128
+    assert ntxent_measure.operations(512, 128, "fwd_bwd", "cuda") == 5 * 512**2 * 128
+    assert ntxent_measure.compulsory_bytes(512, 128, "fwd_bwd", 2) == 2 * 512 * 128 * 2 + 4
 
 
 def test_what_a_larger_problem_costs_is_foreseen():
-    foresight = harness.Foresight()
-    small, large = harness.Problem(512), harness.Problem(2048)
+    foresight = ntxent_measure.Foresight()
+    small, large = ntxent_measure.Problem(512), ntxent_measure.Problem(2048)
     assert foresight.foresee("eager", "peak_bytes", large) is None
     for name in ("fastssl", "eager", "pml"):
         foresight.note(name, "peak_bytes", small, 10.0)
@@ -79,10 +87,10 @@ def test_what_a_larger_problem_costs_is_foreseen():
 
 
 def test_a_provider_that_computes_something_else_is_refused():
-    harness._agree({"fastssl": 6.0, "eager": 6.0001}, "float32")
+    ntxent_measure._agree({"fastssl": 6.0, "eager": 6.0001}, "float32")
     for wrong in (6.01, float("nan")):
         with pytest.raises(AssertionError, match="eager computes"):
-            harness._agree({"fastssl": 6.0, "eager": wrong}, "float32")
+            ntxent_measure._agree({"fastssl": 6.0, "eager": wrong}, "float32")
 
 
 @linux
@@ -117,9 +125,9 @@ def test_a_call_that_fails_is_an_error_and_the_next_one_runs():
 
 
 def test_a_tiny_run_writes_rows_and_environment(tmp_path, monkeypatch):
-    monkeypatch.setattr(harness, "_reference_sizes", lambda device: (64, 2**12))
-    problem = harness.Problem(64, providers=("fastssl", "eager"), budget_s=20)
-    path = bench_ntxent.run([problem], "cpu", tmp_path, "command")
+    monkeypatch.setattr(harness, "reference_sizes", lambda device: (64, 2**12))
+    problem = ntxent_measure.Problem(64, providers=("fastssl", "eager"), budget_s=20)
+    path = harness.run(bench_ntxent.BENCHMARK, [problem], "cpu", tmp_path, "command")
     assert path == tmp_path / environment.machine_slug("cpu") / "ntxent.json"
     text = path.read_text()
     stored = json.loads(text)
@@ -128,7 +136,7 @@ def test_a_tiny_run_writes_rows_and_environment(tmp_path, monkeypatch):
     for r in rows.values():
         assert (r["op"], r["m"], r["d"], r["dtype"], r["device"]) == ("ntxent", 64, 128, "float32", "cpu")
         assert 0 < r["q1_ms"] <= r["time_ms"] <= r["q3_ms"]
-        assert r["rounds"] >= harness.LEAST_ROUNDS
+        assert r["rounds"] >= ntxent_measure.LEAST_ROUNDS
         assert r["fraction_of_matmul"] == pytest.approx(r["floor_operations_ms"] / r["time_ms"], rel=1e-3)
         own_ms = rows["fastssl", r["mode"]]["time_ms"]
         assert r["time_over_fastssl"] == pytest.approx(r["time_ms"] / own_ms, rel=1e-3)
@@ -141,10 +149,91 @@ def test_a_tiny_run_writes_rows_and_environment(tmp_path, monkeypatch):
     assert str(ROOT) not in text
 
 
+def test_a_tiny_run_of_augmentation(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "reference_sizes", lambda device: (64, 2**12))
+    monkeypatch.setattr(augment_measure, "ROUNDS", 3)
+    names = ("fastssl", "fastssl-uint8", "fastssl-torch", "torchvision-uint8", "lightly", "kornia")
+    problem = augment_measure.Problem("simclr-small", providers=names, budget_s=0.1)
+    path = harness.run(bench_augment.BENCHMARK, [problem], "cpu", tmp_path, "command")
+    stored = json.loads(path.read_text())
+    rows = {r["provider"]: r for r in stored["rows"]}
+    assert tuple(rows) == names
+    for r in rows.values():
+        assert (r["op"], r["recipe"], r["views"], r["image_size"]) == ("augment", "simclr-small", 2, 32)
+        assert 0 < r["q1_ms"] <= r["time_ms"] <= r["q3_ms"]
+        assert r["time_over_fastssl"] == pytest.approx(r["time_ms"] / rows["fastssl"]["time_ms"], rel=1e-3)
+    assert rows["fastssl-torch"]["backend"] == "torch"
+    assert rows["fastssl-uint8"]["rounding"] == "uint8"
+    assert {"torchvision", "kornia", "lightly", "pillow"} <= set(stored["environment"]["versions"])
+    assert str(ROOT) not in path.read_text()
+
+
+def test_views_are_made_by_workers(monkeypatch):
+    monkeypatch.setattr(augment_measure, "WORKER_IMAGES", 2)
+    problem, setting = augment_measure.Problem("simclr-small", threads=2), augment_providers.SETTINGS["simclr-small"]
+    for name in ("torchvision-uint8", "lightly"):
+        provider = augment_providers.PROVIDERS[name]
+        assert augment_measure.images_of(provider, problem, setting) == 4
+        assert augment_measure.step(provider, problem, setting, "cpu")(0) > 0
+
+
+def test_another_recipe_is_noticed():
+    good = {"fastssl": (0.0, 1.0), "kornia": (0.1, 0.9)}
+    augment_measure.agree(good)
+    for wrong in ((1.0, 1.0), (0.0, 0.5), (float("nan"), 1.0)):
+        with pytest.raises(AssertionError, match="lightly makes views"):
+            augment_measure.agree(good | {"lightly": wrong})
+
+
+def test_torchvisions_views_are_the_recipes():
+    recipe = transforms.BYOL(32).recipe
+    first, second = _bench.torchvision_views(recipe, uint8=False)
+    assert [type(step).__name__ for step in first.transforms] == [
+        "ToDtype", "RandomResizedCrop", "RandomHorizontalFlip", "RandomApply", "RandomGrayscale", "RandomApply",
+        "Normalize",
+    ]  # fmt: skip
+    assert second.transforms[-2].threshold == recipe.views[1].threshold
+    (plain,) = _bench.torchvision_views(Recipe((View(8, (1, 1), (1, 1), 0),)), channels=1)
+    image = photographs(1, 8, 8)[0, :1]
+    mean, std = (x[0] for x in _bench.channel_statistics(1, None, None))
+    torch.testing.assert_close(plain(image), (image / 255 - mean) / std)
+
+
+def test_floors_of_a_view():
+    crop = View(8, (1, 1), (1, 1), 0)
+    pixels = 8 * 8
+    same = augment_floors.cost(Recipe((crop,)), (8, 8), 4)
+    assert same.bytes == 3 * pixels * (1 + 4)
+    assert same.operations == pixels * (augment_floors.CONVERT + augment_floors.NORMALIZE)
+    # Twice as large: four taps a row of 16 rows, then four a column; a product and a sum each, three channels.
+    half = augment_floors.cost(Recipe((crop,)), (16, 16), 2)
+    assert half.bytes == 3 * (16 * 16 + pixels * 2)
+    taps = 6 * 4 * (16 * 8 + 8 * 8)
+    assert half.operations == 16 * 16 * augment_floors.CONVERT + taps + pixels * augment_floors.NORMALIZE
+    assert half.h200_us == pytest.approx(1e6 * max(half.bytes / 4.8e12, half.operations / 67e12))
+    blurred = Recipe((View(8, (1, 1), (1, 1), 0, blur_p=1.0, gray_p=1.0, sigma=(0.1, 0.1)),))
+    more = augment_floors.cost(blurred, (8, 8), 4).operations - same.operations
+    assert more == pixels * (augment_floors.LUMA + 6 * 3 * 2)
+
+
+def test_the_way_from_files(tmp_path):
+    files = augment_files.write_files(tmp_path)
+    images = augment_files.folder_images(files, 40)
+    batch, _ = images.native_batch(range(38, 40))
+    assert batch.sizes.tolist() == [[375, 500]] * 2
+    assert not images.in_memory
+    rows = augment_files.measure(augment_files.Files(images=8, batch=4, budget_s=0.1), "cpu")
+    assert [r["provider"] for r in rows] == ["fastssl", "torchvision-uint8"]
+    for r in rows:
+        assert r["images_per_s"] > 0
+        assert sum(r["shares"].values()) == pytest.approx(1, abs=2e-3)
+    assert isinstance(images, data.FolderImages)
+
+
 def test_the_median_is_reported(monkeypatch):
     taken = iter([(1.0, 9.0), (5.0, 2.0), (3.0, 4.0)])
     times = {"fastssl": list(taken), "matmul": [(2.0, 2.0)], "copy": [(2.0, 2.0)]}
-    made = harness._row(harness.Problem(64), "fastssl", "fwd_bwd", "cpu", {}, times)
+    made = ntxent_measure._row(ntxent_measure.Problem(64), "fastssl", "fwd_bwd", "cpu", {}, times)
     assert made["time_ms"] == statistics.median([9.0, 2.0, 4.0])
     assert (made["q1_ms"], made["q3_ms"], made["rounds"]) == (3.0, 6.5, 3)
 
@@ -163,16 +252,21 @@ def test_gpu_check_without_a_gpu(capsys):
 
 
 def test_gpu_check_gathers_what_its_steps_found(tmp_path, monkeypatch, capsys):
-    row = {"mode": "fwd_bwd", "dtype": "bfloat16", "m": 512, "d": 128, "provider": "fastssl", "time_ms": 0.1,
-           "peak_mib": 1.0, "fraction_of_matmul": 0.5, "time_over_fastssl": 1.0}  # fmt: skip
+    rows = {
+        "ntxent": {"op": "ntxent", "mode": "fwd_bwd", "dtype": "bfloat16", "m": 512, "d": 128, "provider": "fastssl",
+                   "time_ms": 0.1, "peak_mib": 1.0, "fraction_of_matmul": 0.5, "time_over_fastssl": 1.0},
+        "augment": {"op": "augment", "title": "SimCLR 224", "batch": 256, "provider": "fastssl", "time_ms": 0.0012,
+                    "time_over_fastssl": 1.0, "predicted_h200_us": 0.14},
+    }  # fmt: skip
 
     def run(command, *rest):
         if str(command[1]).endswith("gpu_probes.py"):
             Path(command[2]).write_text(json.dumps({"backends": {}, "no_sync": {"ok": sync_is_fine}}))
         if "--quick" in command:
-            path = Path(command[-1]) / "some-gpu" / "ntxent.json"
-            path.parent.mkdir(parents=True)
-            path.write_text(json.dumps({"environment": {}, "rows": [row]}))
+            op = Path(command[1]).stem.removeprefix("bench_")
+            path = Path(command[-1]) / "some-gpu" / f"{op}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"environment": {}, "rows": [rows[op]]}))
         return {"ok": True, "code": 0, "seconds": 1.0}
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -182,9 +276,12 @@ def test_gpu_check_gathers_what_its_steps_found(tmp_path, monkeypatch, capsys):
         assert gpu_check.main(["--out", str(tmp_path / "out")]) == (0 if sync_is_fine else 1)
         stored = json.loads((tmp_path / "out" / "gpu_check.json").read_text())
         assert stored["ok"] == stored["probes"]["no_sync"]["ok"] == sync_is_fine
-        assert json.loads((tmp_path / "out" / "ntxent.json").read_text())["rows"] == [row]
+        for op, row in rows.items():
+            assert json.loads((tmp_path / "out" / f"{op}.json").read_text())["rows"] == [row]
         printed = capsys.readouterr().out
         assert "50.0 % of matmul" in printed
+        assert "1.20 us a view" in printed
+        assert "predicted floor 0.14 us" in printed
         assert ("no_sync       FAIL" in printed) != sync_is_fine
 
 
@@ -213,3 +310,4 @@ def test_pytest_finds_the_benchmarks():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
     assert "bench_ntxent.py::test_ntxent[" in done.stdout
+    assert "bench_augment.py::test_augment[" in done.stdout

@@ -12,6 +12,9 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import report
+import report_augment
+import report_ntxent
+import texts
 
 ROOT = report.ROOT
 README = "before\n<!-- bench:ntxent:begin -->\nold\n<!-- bench:ntxent:end -->\nafter\n"
@@ -27,12 +30,27 @@ def row(provider, m=512, time_ms=2.0, over=1.0, peak_mib=4.0, **other):
     return base | other
 
 
-def result(rows):
+def view(provider, recipe="simclr", time_ms=0.3, over=1.0, threads=1, **other):
+    base = {
+        "op": "augment", "provider": provider, "recipe": recipe, "title": "SimCLR 224" if recipe == "simclr" else recipe,
+        "backend": {"fastssl": "cpp", "fastssl-torch": "torch"}.get(provider), "device": "cpu", "threads": threads,
+        "image_size": 256, "batch": None, "time_ms": time_ms, "time_over_fastssl": over, "floor_bytes": 7e5,
+        "floor_operations": 9.2e6, "floor_bytes_ms": 0.02, "floor_operations_ms": 0.1, "predicted_h200_us": 0.14,
+    }  # fmt: skip
+    return base | other
+
+
+def from_files(provider, images_per_s, **shares):
+    return {"op": "augment", "provider": provider, "recipe": "files", "title": "JPEG 500 × 375 to 2 × 224", "workers": 2,
+            "images_per_s": images_per_s, "shares": shares}  # fmt: skip
+
+
+def result(rows, op="ntxent"):
     environment = {
         "machine_name": "Some CPU, 2 cores, AVX2", "threads": 2, "date": "2026-01-02", "commit": "0123456789abcdef",
-        "dirty": False, "versions": {"python": "3.11", "torch": "2.11.0"},
+        "dirty": False, "versions": {"python": "3.11", "torch": "2.11.0"}, "device": "cpu",
     }  # fmt: skip
-    return {"op": "ntxent", "environment": environment, "command": "pytest benchmarks/bench_ntxent.py", "rows": rows}
+    return {"op": op, "environment": environment, "command": f"pytest benchmarks/bench_{op}.py", "rows": rows}
 
 
 @pytest.fixture
@@ -55,8 +73,61 @@ def measured():
     return result(rows)
 
 
+@pytest.fixture
+def views():
+    rows = [
+        view("fastssl"),
+        view("fastssl-bf16", time_ms=0.29, predicted_h200_us=0.12),
+        view("fastssl-uint8", time_ms=0.36),
+        view("fastssl-torch", time_ms=10.0, over=33.3),
+        view("torchvision-uint8", time_ms=8.9, over=29.7),
+        view("lightly", time_ms=4.0, over=13.3),
+        view("fastssl", "CIFAR", 0.0123, image_size=32),
+        view("torchvision-uint8", "CIFAR", 0.62, 50.4, image_size=32),
+        view("fastssl", threads=2, time_ms=0.15),
+        view("lightly", threads=2, time_ms=2.1, over=14.0),
+        from_files("fastssl", 347.2, decode=0.61, augment=0.39),
+        from_files("torchvision-uint8", 47.0, decode=0.08, augment=0.92),
+    ]
+    return result(rows, "augment")
+
+
+def test_augmentation_is_told_as_the_rows_say(views):
+    text = report_augment.section(views)
+    lines = text.splitlines()
+    assert lines[0] == "**Some CPU, 2 cores, AVX2**, 1 thread"
+    assert "| a view of | fastssl | torchvision, uint8 | lightly (PIL) |" in lines
+    assert "| SimCLR 224 | 0.30 ms | 8.90 ms (29.7×) | 4.00 ms (13.3×) |" in lines
+    assert "| CIFAR | 12.3 µs | 0.62 ms (50.4×) |  |" in lines
+    assert (
+        "0.36 ms with uint8 rounding, 0.29 ms as bfloat16 channels_last, 10.0 ms (33.3×) by the torch backend." in text
+    )
+    assert "Threads, SimCLR 224: 0.30 ms with 1, 0.15 ms with 2 (2.0 times the pace)." in text
+    assert "Peers in 2 `DataLoader` workers, kornia with 2 threads: lightly (PIL) 2.10 ms (14.0×)." in text
+    assert "0.70 MB, takes 20.0 µs at the rate of a copy, and 9.2 million operations 0.10 ms at sgemm's rate" in text
+    assert "fastssl takes 3.0 times the larger" in text
+    assert "at least 0.14 µs a view in float32, 0.12 µs in bfloat16: a prediction, not a measurement." in text
+    assert "2 decoding workers: fastssl 347 images/s (decode 61 %, augment 39 %); torchvision in the workers 47" in text
+    assert "Measured 2026-01-02 by `pytest benchmarks/bench_augment.py`" in text
+
+
+def test_one_thread_alone_makes_a_section(views):
+    few = [r for r in views["rows"] if r["recipe"] != "files" and r["threads"] == 1 and r["provider"] == "fastssl"]
+    text = report_augment.section(result(few, "augment"))
+    assert "| SimCLR 224 | 0.30 ms |" in text
+    assert "Threads" not in text
+    assert "From files" not in text
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"), [(0.00123, "1.23 µs"), (0.0421, "42.1 µs"), (0.5, "0.50 ms"), (12e3, "12.0 s")]
+)
+def test_times_in_words(ms, text):
+    assert texts.time_text(ms) == text
+
+
 def test_the_table_tells_what_the_rows_say(measured):
-    text = report.section(measured)
+    text = report_ntxent.section(measured)
     lines = text.splitlines()
     assert "| 2N | fastssl | eager PyTorch | pytorch-metric-learning | fastssl, of sgemm |" in lines
     assert "| 512 | 2.00 ms, 4.0 MiB | 11.0 ms (5.5×), 2.9 GiB | 4000 ms (2000×), 2.0 GiB | 88 % |" in lines
@@ -70,49 +141,56 @@ def test_the_table_tells_what_the_rows_say(measured):
 
 def test_changed_sources_are_told(measured):
     measured["environment"]["dirty"] = True
-    assert "commit 0123456789 with changes;" in report.section(measured)
+    assert "commit 0123456789 with changes;" in report_ntxent.section(measured)
 
 
-def test_only_the_text_between_markers_changes(measured):
-    plots = "<!-- bench:ntxent-plots:begin -->\n<!-- bench:ntxent-plots:end -->\n"
-    text = report.update(README + plots, {"some-2c": measured})
+def test_only_the_text_between_markers_changes(measured, views):
+    plots = "<!-- bench:{0}-plots:begin -->\n<!-- bench:{0}-plots:end -->\n"
+    readme = README + plots.format("ntxent") + README.replace("ntxent", "augment") + plots.format("augment")
+    text = report.update(readme, {"some-2c": measured}, "ntxent")
     assert text.startswith("before\n<!-- bench:ntxent:begin -->\n**Some CPU")
     assert "\n<!-- bench:ntxent:end -->\nafter\n" in text
-    assert "old" not in text
+    assert text.count("old") == 1
     assert "](benchmarks/results/some-2c/ntxent_memory.png)" in text
-    assert report.update(text, {"some-2c": measured}) == text
+    assert report.update(text, {"some-2c": measured}, "ntxent") == text
+    both = report.update(text, {"some-2c": views}, "augment")
+    assert "old" not in both
+    assert "![time of a view by recipe, Some CPU, 2 cores, AVX2](benchmarks/results/some-2c/augment_time.png)" in both
+    assert report.update(both, {"some-2c": measured}, "ntxent") == both
     with pytest.raises(ValueError, match="no markers <!-- bench:ntxent:begin -->"):
-        report.update("no markers", {"some-2c": measured})
+        report.update("no markers", {"some-2c": measured}, "ntxent")
 
 
-def test_check_finds_a_number_that_no_result_backs(measured, tmp_path, capsys):
-    (tmp_path / "results" / "some-2c").mkdir(parents=True)
-    stored, readme = tmp_path / "results" / "some-2c" / "ntxent.json", tmp_path / "README.md"
-    stored.write_text(json.dumps(measured))
-    readme.write_text(report.update(README, report.load(tmp_path / "results")))
+def test_check_finds_a_number_that_no_result_backs(measured, views, tmp_path, capsys):
+    folder, readme = tmp_path / "results" / "some-2c", tmp_path / "README.md"
+    folder.mkdir(parents=True)
+    text = README + README.replace("ntxent", "augment")
+    for op, stored in (("ntxent", measured), ("augment", views)):
+        (folder / f"{op}.json").write_text(json.dumps(stored))
+        text = report.update(text, report.load(tmp_path / "results", op), op)
+    readme.write_text(text)
     arguments = ["--check", "--readme", str(readme), "--results", str(tmp_path / "results")]
     assert report.main(arguments) == 0
-    readme.write_text(readme.read_text().replace("11.0 ms", "99.0 ms"))
-    assert report.main(arguments) == 1
-    assert "out of date" in capsys.readouterr().out
-    assert report.main(["--readme", str(readme), "--results", str(tmp_path / "none")]) == 1
+    for number in ("11.0 ms", "0.29 ms"):
+        readme.write_text(text.replace(number, "99.0 ms"))
+        assert report.main(arguments) == 1
+        assert "out of date" in capsys.readouterr().out
+    assert report.main(["--check", "--readme", str(readme), "--results", str(tmp_path / "none")]) == 1
 
 
-def test_plots(measured, tmp_path):
+def test_plots(measured, views, tmp_path):
     plots = pytest.importorskip("plots", exc_type=ImportError)
-    more = copy.deepcopy(measured)
-    for path in plots.draw(more, tmp_path):
-        assert path.read_bytes().startswith(b"\x89PNG")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["ntxent_memory.png", "ntxent_time.png"]
+    for op, stored in (("ntxent", measured), ("augment", views)):
+        for path in plots.DRAW[op](copy.deepcopy(stored), tmp_path):
+            assert path.read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["augment_time.png", "ntxent_memory.png", "ntxent_time.png"]
 
 
-def test_the_readme_equals_what_the_stored_results_give():
-    results, readme = report.load(report.RESULTS), ROOT / "README.md"
-    if not readme.exists() or report.BEGIN.format(op="ntxent") not in readme.read_text():
-        pytest.skip("README.md has no tables")
-    text = readme.read_text()
+@pytest.mark.parametrize("op", report.SECTIONS)
+def test_the_readme_equals_what_the_stored_results_give(op):
+    results, text = report.load(report.RESULTS, op), (ROOT / "README.md").read_text()
     if not results:  # then nothing may stand there
-        text_without = report.insert(text, "", "ntxent")
+        text_without = report.insert(text, "", op)
         assert text_without.split() == text.split(), "README.md has numbers, and no stored result backs them"
         return
-    assert report.update(text, results) == text, "README.md is out of date: make report"
+    assert report.update(text, results, op) == text, "README.md is out of date: make report"

@@ -11,6 +11,7 @@ import textwrap
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import fastssl
@@ -81,6 +82,23 @@ def test_a_run_leaves_everything_behind(tmp_path):
     again = methods.load_encoder(result.out)
     for key, value in result.method.encoder.state_dict().items():
         assert torch.equal(value, again.state_dict()[key])
+
+
+def test_a_folder_trains_the_same_whoever_reads_it(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for i in range(12):
+        pixels = torch.randint(0, 256, (20 + i, 40 - i, 3), dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(tmp_path / "photos" / f"{i}.png")
+    weights = []
+    for workers in (0, 2):
+        torch.manual_seed(0)
+        encoder = methods.build_encoder("resnet18", stem="small", layers=(1, 1, 1, 1), channels=(4, 4, 8, 8))
+        images = data.load(tmp_path / "photos", image_size=16)
+        method = methods.SimCLR(encoder, projection_dim=16)
+        fit(method, tmp_path / f"run{workers}", data=images, epochs=2, batch_size=6, workers=workers)
+        assert method.image_size == 16  # of the views, as of the images that are evaluated
+        weights.append(encoder.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(weights[0].values(), weights[1].values(), strict=True))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars"])

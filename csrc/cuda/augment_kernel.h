@@ -104,6 +104,8 @@ class DeviceBlock {
   int size_, rank_;
 };
 
+}  // namespace
+
 template <bool UINT8, bool ON_CHIP>
 __global__ void __launch_bounds__(MOST_THREADS, 2) augment_kernel(const __grid_constant__ AugmentCall call) {
   extern __shared__ __align__(16) char shared[];
@@ -122,5 +124,4 @@ __global__ void __launch_bounds__(MOST_THREADS, 2) augment_kernel(const __grid_c
   if (v.contrasts() || v.blurs()) cluster_wait();
 }
 
-}  // namespace
 }  // namespace fastssl

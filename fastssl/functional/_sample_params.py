@@ -14,6 +14,7 @@ from ._registration import define_data_op
 
 _backend.register(
     "sample_params",
+    cuda=_backend.Kernel("torch.ops.fastssl_cuda", (torch.int64,)),
     triton=_backend.Kernel("fastssl.kernels.triton.sample_params", (torch.int64,)),
     cpp=_backend.Kernel("torch.ops.fastssl_cpp", (torch.int64,)),
     torch=_backend.Kernel("fastssl.kernels.torch.sample_params", (torch.int64,)),

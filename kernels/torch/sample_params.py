@@ -12,10 +12,10 @@ from .philox import philox
 
 TRIES = 10
 FLIPS, GATES, EACH, FACTORS, REST = range(TRIES, TRIES + 5)  # Philox blocks after those of the crops
-_COLUMNS = 28
-_LOG2E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 0.6931471803691238, 1.9082149292705877e-10
+COLUMNS = 28
+LOG2E, LN2_HIGH, LN2_LOW = 1.4426950408889634, 0.6931471803691238, 1.9082149292705877e-10
 # 1/13!, 1/12! ... 1/0!, as doubles
-_EXP = (
+INVERSE_FACTORIALS = (
     1.6059043836821613e-10, 2.08767569878681e-09, 2.505210838544172e-08, 2.755731922398589e-07, 2.7557319223985893e-06,
     2.48015873015873e-05, 0.0001984126984126984, 0.001388888888888889, 0.008333333333333333, 0.041666666666666664,
     0.16666666666666666, 0.5, 1.0, 1.0,
@@ -24,20 +24,18 @@ _EXP = (
 
 def exp(x: Tensor) -> Tensor:
     """e^x in float64 from additions and products alone, so that every device gives the same bits."""
-    k = (x * _LOG2E + 0.5).floor()
-    r = (x - k * _LN2_HIGH) - k * _LN2_LOW
-    p = torch.full_like(r, _EXP[0])
-    for c in _EXP[1:]:
+    k = (x * LOG2E + 0.5).floor()
+    r = (x - k * LN2_HIGH) - k * LN2_LOW
+    p = torch.full_like(r, INVERSE_FACTORIALS[0])
+    for c in INVERSE_FACTORIALS[1:]:
         p = p * r + c
     return p * ((k.long() + 1023) << 52).view(torch.float64)
 
 
-def sample_params_fwd(
-    seed: Tensor, sample_ids: Tensor, heights: Tensor, widths: Tensor, table: list[float]
-) -> Tensor:
+def sample_params_fwd(seed: Tensor, sample_ids: Tensor, heights: Tensor, widths: Tensor, table: list[float]) -> Tensor:
     """Packed parameters int32 [n, V, 12]; ids, heights, widths int64 [n], seed int64 []."""
-    device, n, views = sample_ids.device, len(sample_ids), len(table) // _COLUMNS
-    rows = torch.tensor(table, dtype=torch.float64, device=device).view(views, _COLUMNS).T[:, None]  # [28, 1, V]
+    device, n, views = sample_ids.device, len(sample_ids), len(table) // COLUMNS
+    rows = torch.tensor(table, dtype=torch.float64, device=device).view(views, COLUMNS).T[:, None]  # [28, 1, V]
     (
         scale_low, scale_high, log_low, log_high, ratio_low, ratio_high, hflip_p, vflip_p, rotate_p, jitter_p,
     ), each_p, bounds, (gray_p, blur_p, sigma_low, sigma_high, solarize_p, threshold) = (

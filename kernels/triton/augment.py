@@ -30,7 +30,8 @@ import triton
 from .augment_kernels import augment_blur_kernel, augment_contrast_kernel, augment_resize_kernel
 
 BLOCK = 32  # a program makes BLOCK x BLOCK pixels
-NUM_WARPS = 4
+POINT_WARPS = 8  # of the first two kernels
+BLUR_WARPS = 4  # more have no share in products of this size
 STATE_BYTES = 256 * 2**20
 
 
@@ -52,7 +53,7 @@ def augment_fwd(
         image_size, strides = (0, 0), (0, 1, 0, channels)  # read from the extents
     common = {
         "UINT8": uint8, "CHANNELS": channels, "CHANNELS_LAST": channels_last, "BLOCK": BLOCK,
-        "num_warps": NUM_WARPS, "enable_fp_fusion": False,
+        "enable_fp_fusion": False,
     }  # fmt: skip
     precision = "tf32x3" if pixels.device.type == "cuda" else "ieee"  # the interpreter knows only this
     groups, first_view = [], 0
@@ -69,14 +70,16 @@ def augment_fwd(
                 augment_resize_kernel[grid](
                     pixels, pixels if extents is None else extents, params, state, sums, out, start, n, views,
                     first_view, *image_size, *strides, h, w, *scales, *shifts,
-                    RAGGED=extents is not None, BICUBIC=bicubic, **common,
+                    RAGGED=extents is not None, BICUBIC=bicubic, num_warps=POINT_WARPS, **common,
                 )  # fmt: skip
                 augment_contrast_kernel[grid](
-                    params, state, sums, out, start, n, views, first_view, h, w, *scales, *shifts, **common
-                )
+                    params, state, sums, out, start, n, views, first_view, h, w, *scales, *shifts,
+                    num_warps=POINT_WARPS, **common,
+                )  # fmt: skip
                 augment_blur_kernel[grid](
                     params, state, out, start, n, views, first_view, h, w,
-                    blur_kernel // 2 if blur_kernel else max(h, w), *scales, *shifts, PRECISION=precision, **common,
+                    blur_kernel // 2 if blur_kernel else max(h, w), *scales, *shifts,
+                    PRECISION=precision, num_warps=BLUR_WARPS, **common,
                 )  # fmt: skip
             groups.append(out.permute(0, 1, 4, 2, 3) if channels_last else out)
             first_view += count

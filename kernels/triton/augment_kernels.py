@@ -12,7 +12,7 @@ from .planes import load_planes, store_planes
 from .resize import resized
 
 # Integers that change from batch to batch: no kernel is compiled anew for their being 1 or a multiple of 16.
-CHANGING = ["start", "n", "views", "first_view"]
+CHANGING = ["start", "n", "views", "first_view", "height", "width"]
 BRIGHTNESS, CONTRAST, SATURATION, HUE, NONE = (tl.constexpr(step) for step in range(5))
 
 

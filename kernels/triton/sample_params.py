@@ -17,9 +17,9 @@ TRIES = tl.constexpr(host.TRIES)
 FLIPS, GATES, EACH, FACTORS, REST = (
     tl.constexpr(block) for block in (host.FLIPS, host.GATES, host.EACH, host.FACTORS, host.REST)
 )
-LOG2E, LN2_HIGH, LN2_LOW = (tl.constexpr(c) for c in (host._LOG2E, host._LN2_HIGH, host._LN2_LOW))
-EXP, EXP_TERMS = tl.constexpr(host._EXP), tl.constexpr(len(host._EXP))
-COLUMNS = tl.constexpr(host._COLUMNS)
+LOG2E, LN2_HIGH, LN2_LOW = (tl.constexpr(c) for c in (host.LOG2E, host.LN2_HIGH, host.LN2_LOW))
+EXP, EXP_TERMS = tl.constexpr(host.INVERSE_FACTORIALS), tl.constexpr(len(host.INVERSE_FACTORIALS))
+COLUMNS = tl.constexpr(host.COLUMNS)
 BLOCK = 128  # samples a program
 
 
