@@ -6,7 +6,8 @@ FASTSSL_CPP=0 leaves the extension out, FASTSSL_CPP=1 makes a missing torch or c
 
 With it comes `fastssl._CUDA`, where torch is a CUDA build and a CUDA toolkit of its version is at hand; a GPU is not
 needed to build it. FASTSSL_CUDA=0 leaves it out, FASTSSL_CUDA=1 makes a missing toolkit an error. TORCH_CUDA_ARCH_LIST
-says for which architectures, by default 9.0a; thread-block clusters, which the kernels use, came with 9.0.
+says for which architectures, by default 9.0 and whatever comes after it; thread-block clusters, which the
+kernels use, came with 9.0.
 """
 
 import os
@@ -94,7 +95,7 @@ def cuda_extension(home, with_cpp):
         return []
     from torch.utils.cpp_extension import CUDAExtension
 
-    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "9.0a")
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "9.0+PTX")
     return [CUDAExtension(
         "fastssl._CUDA",
         sources=["csrc/cuda/bindings.cpp", "csrc/cuda/augment.cu", "csrc/cuda/sample_params.cu"],

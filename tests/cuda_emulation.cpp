@@ -81,13 +81,13 @@ void run(const AugmentCall& call, bool backwards) {
 
 using namespace fastssl;
 
-// `blocks` 0 for the layout that the launcher chooses; on_chip is heeded only where blocks is given. `strides` are those
-// of [n, C, H, W] pixels.
+// `blocks` 0 for the layout that the launcher chooses; on_chip is heeded only where blocks is given. `strides` are
+// those of [n, C, H, W] pixels.
 extern "C" void emulate_augment(const uint8_t* pixels, const int64_t* extents, const int64_t* strides, int height,
-                                   int width, const int32_t* params, int64_t n, int views, int channels, int group_count,
-                                   void* const* data, const int* heights, const int* widths, const int* counts,
-                                   int bicubic, int blur_kernel, const float* mean, const float* scale, int type,
-                                   int channels_last, int uint8, int blocks, int on_chip, int buffer, int backwards) {
+                                int width, const int32_t* params, int64_t n, int views, int channels, int group_count,
+                                void* const* data, const int* heights, const int* widths, const int* counts,
+                                int bicubic, int blur_kernel, const float* mean, const float* scale, int type,
+                                int channels_last, int uint8, int blocks, int on_chip, int buffer, int backwards) {
   AugmentCall call = {};
   call.pixels = pixels, call.extents = extents;
   call.image_stride = strides[0], call.channel_stride = strides[1];
@@ -122,7 +122,18 @@ extern "C" void emulate_sample_params(int64_t seed, const int64_t* ids, const in
                                       int64_t size_stride, const double* table, int64_t n, int views, int32_t* out) {
   for (int first = 0; first < views; first += MOST_RECIPES) {
     const int count = min_of(MOST_RECIPES, views - first);
-    SampleParamsCall call = {nullptr, seed, ids, heights, widths, size_stride, size_stride, n, first, count, views, {},
+    SampleParamsCall call = {nullptr,
+                             seed,
+                             ids,
+                             heights,
+                             widths,
+                             size_stride,
+                             size_stride,
+                             n,
+                             first,
+                             count,
+                             views,
+                             {},
                              reinterpret_cast<AugmentParams*>(out)};
     std::memcpy(call.recipes, table + 28 * first, count * sizeof(ViewRecipe));
     for (int64_t i = 0; i < n * count; ++i) draw_params(call, i);

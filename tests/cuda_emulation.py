@@ -49,17 +49,11 @@ class Emulator:
         """
         batch = as_batch(images)
         if isinstance(batch, RaggedImages):
-            pixels, extents, channels, strides, height, width = (
-                batch.pixels,
-                batch.extents,
-                batch.channels,
-                [0] * 4,
-                0,
-                0,
-            )
+            pixels, extents, channels, strides = batch.pixels, batch.extents, batch.channels, (0,) * 4
+            height = width = 0
         else:
-            pixels, extents, (_, channels, height, width) = batch, None, batch.shape
-            strides = pixels.stride()
+            pixels, extents, strides = batch, None, batch.stride()
+            _, channels, height, width = batch.shape
         sizes = [sizes] * params.views if isinstance(sizes, tuple) else sizes
         groups = [(h, w, len(list(same))) for (h, w), same in itertools.groupby(sizes)]
         heights, widths, counts = (list(column) for column in zip(*groups, strict=True))

@@ -1,5 +1,5 @@
-// Random images and views through the emulated kernel, in memory of exactly the right size, for the sanitizers to watch;
-// and every element of every view must have been written.
+// Random images and views through the emulated kernel, in memory of exactly the right size, for the sanitizers to
+// watch; and every element of every view must have been written.
 #include <cstdio>
 #include <cstdlib>
 
@@ -39,8 +39,9 @@ static void one() {
     std::memset(data[g] = outputs[g].get(), 0xff, output_bytes[g]);
   }
   std::vector<double> table;
-  const double row[28] = {0.01, 1,   -1,  1,   0.37, 2.7, 0.5,  0.5, 0.5, 0.9, 0.8, 0.8,                     0.8, 0.8,
-                          0.2,  1.8, 0.2, 1.8, 0.2,  1.8, -0.5, 0.5, 0.3, 0.6, 0.1, below(5) ? 2.0 : 40.0, 0.4, 0.5};
+  const double row[28] = {0.01, 1,   -1,  1,   0.37, 2.7, 0.5, 0.5,  0.5, 0.9, 0.8, 0.8, 0.8,
+                          0.8,  0.2, 1.8, 0.2, 1.8,  0.2, 1.8, -0.5, 0.5, 0.3, 0.6, 0.1, below(5) ? 2.0 : 40.0,
+                          0.4,  0.5};
   for (int v = 0; v < views; ++v) table.insert(table.end(), row, row + 28);
   std::vector<int32_t> params(12 * n * views);
   emulate_sample_params(below(1000), ids.data(), sizes[0].data(), sizes[1].data(), 1, table.data(), n, views,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastssl import _bench, data, transforms
+from fastssl import _bench, cli, data, transforms
 from fastssl.functional import Recipe, View
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
@@ -197,6 +197,16 @@ def test_torchvisions_views_are_the_recipes():
     image = photographs(1, 8, 8)[0, :1]
     mean, std = (x[0] for x in _bench.channel_statistics(1, None, None))
     torch.testing.assert_close(plain(image), (image / 255 - mean) / std)
+
+
+def test_the_command_line_times_views(capsys):
+    asked = ["bench", "augment", "--recipe", "mae", "simclr-small", "--batch-size", "2", "--image-size", "40"]
+    assert cli.main([*asked, "--repeats", "1", "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:3] == ["recipe", "views", "fastssl"]
+    assert [line.split()[:2] for line in lines[2:]] == [["mae", "1"], ["simclr-small", "2"]]
+    assert cli.main([*asked, "--repeats", "0"]) == 1
+    assert capsys.readouterr().err == "fastssl: error: repeats: got 0, want an int >= 1\n"
 
 
 def test_floors_of_a_view():

@@ -32,7 +32,8 @@ def row(provider, m=512, time_ms=2.0, over=1.0, peak_mib=4.0, **other):
 
 def view(provider, recipe="simclr", time_ms=0.3, over=1.0, threads=1, **other):
     base = {
-        "op": "augment", "provider": provider, "recipe": recipe, "title": "SimCLR 224" if recipe == "simclr" else recipe,
+        "op": "augment", "provider": provider, "recipe": recipe,
+        "title": "SimCLR 224" if recipe == "simclr" else recipe,
         "backend": {"fastssl": "cpp", "fastssl-torch": "torch"}.get(provider), "device": "cpu", "threads": threads,
         "image_size": 256, "batch": None, "time_ms": time_ms, "time_over_fastssl": over, "floor_bytes": 7e5,
         "floor_operations": 9.2e6, "floor_bytes_ms": 0.02, "floor_operations_ms": 0.1, "predicted_h200_us": 0.14,
@@ -41,8 +42,10 @@ def view(provider, recipe="simclr", time_ms=0.3, over=1.0, threads=1, **other):
 
 
 def from_files(provider, images_per_s, **shares):
-    return {"op": "augment", "provider": provider, "recipe": "files", "title": "JPEG 500 × 375 to 2 × 224", "workers": 2,
-            "images_per_s": images_per_s, "shares": shares}  # fmt: skip
+    return {
+        "op": "augment", "provider": provider, "recipe": "files", "title": "JPEG 500 × 375 to 2 × 224", "workers": 2,
+        "images_per_s": images_per_s, "shares": shares,
+    }  # fmt: skip
 
 
 def result(rows, op="ntxent"):

@@ -34,6 +34,14 @@ FASTSSL_HD float exact_div(float a, float b) { return a / b; }
 FASTSSL_HD float exact_sub(float a, float b) { return a - b; }
 #endif
 
+FASTSSL_HD float infinity() {
+  const union {
+    uint32_t bits;
+    float value;
+  } x = {0x7f800000u};
+  return x.value;
+}
+
 FASTSSL_HD int min_of(int a, int b) { return a < b ? a : b; }
 FASTSSL_HD int max_of(int a, int b) { return a > b ? a : b; }
 

@@ -107,7 +107,7 @@ FASTSSL_HD AugmentParams sample_params(const ViewRecipe& recipe, uint64_t seed, 
   p.sigma = uniform(gates.w[3]) < recipe.blur_p
                 ? (float)between(recipe.sigma_low, recipe.sigma_high, uniform(rest.w[0]))
                 : 0.f;
-  p.threshold = uniform(rest.w[1]) < recipe.solarize_p ? (float)recipe.threshold : __builtin_inff();
+  p.threshold = uniform(rest.w[1]) < recipe.solarize_p ? (float)recipe.threshold : infinity();
   return p;
 }
 

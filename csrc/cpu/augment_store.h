@@ -40,7 +40,7 @@ void scatter(OutputType type, char* out, int64_t step, vfloat x, int64_t count) 
 
 FASTSSL_INLINE vfloat finish(const View& v, vfloat x, int c) {
   const bool uint8 = v.call->uint8;
-  if (v.params.threshold < __builtin_inff()) x = solarize(x, v.params.threshold, uint8);
+  if (v.params.threshold < infinity()) x = solarize(x, v.params.threshold, uint8);
   if (uint8) x *= (float)(1.0 / 255.0);
   return (x - v.call->mean[c]) * (1.f / v.call->std[c]);
 }

@@ -20,9 +20,9 @@ enum { MAX_GROUPS = 24 };
 
 // How the blocks of a cluster share a view. Sizes are the largest of all views of a launch.
 struct AugmentLayout {
-  int blocks;   // of a cluster
-  int rows;     // of a view in one block
-  int columns;  // of a view
+  int blocks;                              // of a cluster
+  int rows;                                // of a view in one block
+  int columns;                             // of a view
   int across, down, lines, buffer, state;  // elements of these parts of AugmentMemory
   bool on_chip;                            // or the state is in global memory
 };
@@ -43,19 +43,19 @@ struct AugmentCall {
   float mean[3], scale[3];
   OutputType type;
   AugmentLayout layout;
-  float* workspace;         // the state, where it is not on the chip: [clusters of a launch, blocks, layout.state]
-  int64_t first_cluster;    // which of the n * count views is the first of this launch
+  float* workspace;       // the state, where it is not on the chip: [clusters of a launch, blocks, layout.state]
+  int64_t first_cluster;  // which of the n * count views is the first of this launch
 };
 static_assert(sizeof(AugmentCall) <= 4096, "kernel parameters");
 
 enum {
-  TABLE_TAPS = 12,       // weights of an output of a resize that has no more are kept in a table
-  RUN = 4,               // outputs of a blur that a thread makes at once
-  LEAST_BUFFER = 4096,   // floats: several rows of a source or of a view at a time
-  MOST_BYTES = 232448,   // of shared memory in a block
-  HALF_BYTES = 115712,   // in each of two blocks that share a multiprocessor
-  MOST_BLOCKS = 8,       // of a cluster, on every device that has clusters
-  REDUCTION = 32,        // warps of a block at most
+  TABLE_TAPS = 12,      // weights of an output of a resize that has no more are kept in a table
+  RUN = 4,              // outputs of a blur that a thread makes at once
+  LEAST_BUFFER = 4096,  // floats: several rows of a source or of a view at a time
+  MOST_BYTES = 232448,  // of shared memory in a block
+  HALF_BYTES = 115712,  // in each of two blocks that share a multiprocessor
+  MOST_BLOCKS = 8,      // of a cluster, on every device that has clusters
+  REDUCTION = 32,       // warps of a block at most
   // Views at a time where the state is in global memory, which bounds it.
   WORKSPACE_CLUSTERS = 32
 };
@@ -68,7 +68,7 @@ struct AugmentMemory {
     float* weight;       // [TABLE_TAPS, outputs], float or int
   } columns, rows;
   double *partial, *reduction;
-  const float** lines;  // where the rows are that the second pass of a blur reads
+  const float** lines;   // where the rows are that the second pass of a blur reads
   float *across, *down;  // weights of the two passes
   float* buffer;
   float* state;  // [rows, channels, row_pitch]
@@ -135,8 +135,8 @@ inline AugmentLayout layout_of(const AugmentCall& call, int blocks, bool on_chip
   return l;
 }
 
-// The fewest blocks of which two fit on a multiprocessor, so that one works while the other waits at a barrier; else the
-// most blocks; else the state is in global memory.
+// The fewest blocks of which two fit on a multiprocessor, so that one works while the other waits at a barrier; else
+// the most blocks; else the state is in global memory.
 inline AugmentLayout choose_layout(const AugmentCall& call) {
   for (int blocks = 1; blocks <= MOST_BLOCKS; blocks *= 2) {
     const AugmentLayout layout = layout_of(call, blocks, true);

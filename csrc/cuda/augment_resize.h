@@ -1,6 +1,6 @@
-// The resize of one view by one block. `Block` gives: each(rows, columns, f), which calls f(row, column) for all of them,
-// by all threads, and ends with a barrier; sum and largest of f(row, column); memory(); and on the device it is the
-// thread block itself, in the tests a loop on the host.
+// The resize of one view by one block. `Block` gives: each(rows, columns, f), which calls f(row, column) for all of
+// them, by all threads, and ends with a barrier; sum and largest of f(row, column); memory(); and on the device it is
+// the thread block itself, in the tests a loop on the host.
 #pragma once
 
 #include "../common/resize.h"
@@ -92,8 +92,8 @@ struct Crop {
 
 FASTSSL_DEVICE unsigned load_word(const uint8_t* p) { return *reinterpret_cast<const unsigned*>(p); }
 
-// Float images. Rows first: a group of the block's rows is weighed into the buffer, bytes in the order in which they lie,
-// four at a time; then the columns. A row longer than the buffer goes in pieces, which add up in `state`.
+// Float images. Rows first: a group of the block's rows is weighed into the buffer, bytes in the order in which they
+// lie, four at a time; then the columns. A row longer than the buffer goes in pieces, which add up in `state`.
 // `emit(row, column, sums, last)` takes the sums of the channels, complete or not.
 template <class Block, class Emit>
 FASTSSL_DEVICE void resize_float(Block& block, const Crop& crop, const ViewAxis<false>& rows,

@@ -1,11 +1,11 @@
-// One view made by the blocks of a cluster, each of which holds some of its rows. Four stages, each the work of one block:
+// One view made by the blocks of a cluster, each of which holds some of its rows. Its stages, a block each:
 //   resize_stage  resize, colour steps up to the contrast, sum of the grey values             -> state
 //   [the cluster waits, if there is a contrast]
 //   colour_stage  the other colour steps; blur along the rows -> state, or, if no blur, store
 //   [the cluster waits, if there is a blur]
 //   down_stage    blur down the columns, over the state of the neighbours; store
-// Mirrors are in the windows of the resize, rotations in where a pixel is stored. See augment_resize.h for `Block`, which
-// besides what is said there gives state(rank) and partial(rank), the memory of any block of the cluster.
+// Mirrors are in the windows of the resize, rotations in where a pixel is stored. See augment_resize.h for `Block`,
+// which besides what is said there gives state(rank) and partial(rank), the memory of any block of the cluster.
 #pragma once
 
 #include "augment_resize.h"
@@ -28,8 +28,8 @@ struct View {
   bool hflip, vflip, gray;
   unsigned order;  // a nibble a jitter step
   float brightness, contrast, saturation, hue, sigma, threshold;
-  int before;  // jitter steps up to the contrast; 4 where there is none
-  char* out;   // the first pixel of the state
+  int before;                            // jitter steps up to the contrast; 4 where there is none
+  char* out;                             // the first pixel of the state
   int out_channel, out_row, out_column;  // strides in elements, rotation included
 
   FASTSSL_DEVICE bool contrasts() const { return before < 4; }
@@ -84,8 +84,8 @@ FASTSSL_DEVICE View view_of(const AugmentCall& call, int64_t cluster, int rank) 
   if (turns == 2) start = last_row + last_column, v.out_row = -row, v.out_column = -column;
   if (turns == 3) start = last_column, v.out_row = -column, v.out_column = row;
   v.out_channel = call.channels_last ? 1 : group.height * group.width;
-  v.out = (char*)group.data + (call.type == OUT_FLOAT32 ? 4 : 2) * ((view - group.first) * group.view_stride +
-                                                                   sample * group.sample_stride + start);
+  v.out = (char*)group.data + (call.type == OUT_FLOAT32 ? 4 : 2) *
+                                  ((view - group.first) * group.view_stride + sample * group.sample_stride + start);
   return v;
 }
 
@@ -113,7 +113,8 @@ FASTSSL_DEVICE Pixel load_pixel(const View& v, const float* state, int row, int 
 template <bool UINT8, class Block>
 FASTSSL_DEVICE void resize_stage(Block& block, const AugmentCall& call, const View& v) {
   const AugmentMemory& m = block.memory();
-  const auto columns = fill_axis<UINT8>(block, m.columns, v.crop.width, v.width, call.bicubic, v.hflip, 0, v.width, 1.f);
+  const auto columns =
+      fill_axis<UINT8>(block, m.columns, v.crop.width, v.width, call.bicubic, v.hflip, 0, v.width, 1.f);
   const auto rows = fill_axis<UINT8>(block, m.rows, v.crop.height, v.height, call.bicubic, v.vflip, v.first_row,
                                      v.row_count, (float)(1.0 / 255));
   float* state = block.state();

@@ -15,7 +15,8 @@
 
 // An empty module: importing it runs the static registrations below.
 extern "C" __attribute__((visibility("default"))) PyObject* PyInit__CUDA(void) {
-  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_CUDA", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  static PyModuleDef module = {
+      PyModuleDef_HEAD_INIT, "_CUDA", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&module);
 }
 
@@ -100,8 +101,8 @@ std::vector<Tensor> augment_fwd(const Tensor& images, const std::optional<Tensor
                                   : at::empty({count, n, c, h, w}, options));
     const Tensor& out = views.back();
     const int first = call.first + call.count;
-    call.groups[call.group_count++] = {out.mutable_data_ptr(), static_cast<int>(h),     static_cast<int>(w), first,
-                                       static_cast<int>(count), out.stride(0), out.stride(1)};
+    call.groups[call.group_count++] = {out.mutable_data_ptr(),  static_cast<int>(h), static_cast<int>(w), first,
+                                       static_cast<int>(count), out.stride(0),       out.stride(1)};
     call.count += static_cast<int>(count);
     if (call.group_count < MAX_GROUPS && g + 1 < counts.size()) continue;
     TORCH_CHECK(augment_plan(call), "augment: the CUDA kernel takes views up to about 1600 pixels a side, got ",

@@ -1,6 +1,5 @@
-#include "sample_params.h"
-
 #include "launch.h"
+#include "sample_params.h"
 
 namespace fastssl {
 namespace {

@@ -1,4 +1,4 @@
-// The numbers of the augmentation kernel. The second half of each pair is for the tests, which run its stages on a host.
+// The numbers of the augmentation kernel. The second of each pair is for the tests, which run its stages on a host.
 #pragma once
 
 #include "../common/portable.h"
@@ -19,7 +19,6 @@ FASTSSL_DEVICE float greater(float a, float b) { return fmaxf(a, b); }
 FASTSSL_DEVICE float towards_zero(float x) { return truncf(x); }
 FASTSSL_DEVICE float nearest(float x) { return rintf(x); }  // ties to even
 FASTSSL_DEVICE float exponential(float x) { return expf(x); }
-FASTSSL_DEVICE float infinity() { return __int_as_float(0x7f800000); }
 #else
 FASTSSL_DEVICE float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 FASTSSL_DEVICE float lesser(float a, float b) { return a < b ? a : b; }
@@ -27,7 +26,6 @@ FASTSSL_DEVICE float greater(float a, float b) { return a > b ? a : b; }
 FASTSSL_DEVICE float towards_zero(float x) { return __builtin_truncf(x); }
 FASTSSL_DEVICE float nearest(float x) { return __builtin_rintf(x); }
 FASTSSL_DEVICE float exponential(float x) { return __builtin_expf(x); }
-FASTSSL_DEVICE float infinity() { return __builtin_inff(); }
 #endif
 
 // What csrc/common/color.h computes with: a product is fused with the sum it goes into, always. Left to a compiler, it
