@@ -151,4 +151,6 @@ def test_recipes(make, says):
 def test_a_transform_needs_a_recipe():
     with pytest.raises(TypeError, match="recipe: got View, want"):
         transforms.Transform(View(8))
-    assert repr(transforms.Transform(Recipe((View(8), View((4, 6)))))) == "Transform(views 1 of 8x8, 1 of 4x6; bilinear)"
+    assert (
+        repr(transforms.Transform(Recipe((View(8), View((4, 6)))))) == "Transform(views 1 of 8x8, 1 of 4x6; bilinear)"
+    )

@@ -13,6 +13,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
 from augmentation import STEPS, UNIT, draw, excess, photographs, reference_views
+from launches import Launches
 
 import fastssl
 from fastssl import RaggedImages
@@ -143,27 +144,14 @@ def check_bad_parameters():
 
 def check_launches():
     """Three launches for each size of view, whatever the batch; one for the parameters."""
-    count = 0
-
-    class Counting:
-        def __init__(self, kernel):
-            self.kernel = kernel
-
-        def __getitem__(self, grid):
-            nonlocal count
-            count += 1
-            return self.kernel[grid]
-
-    for module in (augment, sample_params):
-        for name in [name for name in vars(module) if name.endswith("_kernel")]:
-            setattr(module, name, Counting(getattr(module, name)))
+    launches = Launches(augment, sample_params)
     recipe = fastssl.transforms.DINO(8, local_size=4, local_views=2).recipe
     for n in (1, 5):
-        count = 0
+        launches.count = 0
         params = fastssl.functional.sample_params(recipe, n, 0, image_size=(9, 9))
-        assert count == 1
+        assert launches.count == 1
         op(photographs(n, 9, 9), params, recipe.sizes)
-        assert count == 1 + 3 * 2
+        assert launches.count == 1 + 3 * 2
 
 
 def check_sample_params():

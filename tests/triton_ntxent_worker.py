@@ -1,4 +1,4 @@
-"""Checks of the Triton NT-Xent under Triton's interpreter: `python triton_interpreter_worker.py check_name`.
+"""Checks of the Triton NT-Xent under Triton's interpreter: `python triton_ntxent_worker.py check_name`.
 
 A process of its own, because TRITON_INTERPRET must be set before triton is imported and cannot be taken back.
 The rule is that of accuracy.py, through the op itself, forced onto this backend.
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 import triton.language as tl
 from accuracy import assert_accurate
+from launches import Launches
 from triton.runtime.interpreter import TensorHandle
 
 import fastssl
@@ -224,27 +225,15 @@ def check_temperature_forms():
 
 def check_launches():
     """Three launches forward, two backward, whatever the size."""
-    count = 0
-
-    class Counting:
-        def __init__(self, kernel):
-            self.kernel = kernel
-
-        def __getitem__(self, grid):
-            nonlocal count
-            count += 1
-            return self.kernel[grid]
-
-    for name in [name for name in vars(ntxent) if name.endswith("_kernel")]:
-        setattr(ntxent, name, Counting(getattr(ntxent, name)))
+    launches = Launches(ntxent)
     for n in (1, 70):
         z0, z1 = views(n, 8)
-        count = 0
+        launches.count = 0
         saved = ntxent.ntxent_fwd(z0, z1, torch.tensor(0.5))[1:]
-        assert count <= 3, f"{count} launches forward"
-        count = 0
+        assert launches.count <= 3, f"{launches.count} launches forward"
+        launches.count = 0
         ntxent.ntxent_bwd(torch.tensor(1.0), z0, z1, torch.tensor(0.5), *saved)
-        assert count <= 2, f"{count} launches backward"
+        assert launches.count <= 2, f"{launches.count} launches backward"
 
 
 if __name__ == "__main__":
