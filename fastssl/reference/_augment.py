@@ -64,9 +64,9 @@ def resize(x: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
     # Float images of one column come out with the wrong rows, so these are transposed; uint8 ones of three channels
     # and one pixel stop it, so each channel is an image of its own.
     turned = size[1] == 1 and x.is_floating_point()
-    images = (x.mT if turned else x)[:, None]
-    out: Tensor = F.interpolate(images, size[::-1] if turned else size, mode=interpolation, antialias=True)
-    return out[:, 0].mT if turned else out[:, 0]
+    images = (x.transpose(1, 2) if turned else x)[:, None]
+    out: Tensor = F.interpolate(images, size[::-1] if turned else size, mode=interpolation, antialias=True)[:, 0]
+    return out.transpose(1, 2) if turned else out
 
 
 def luma(x: Tensor) -> Tensor:
