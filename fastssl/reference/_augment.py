@@ -73,7 +73,7 @@ def luma(x: Tensor) -> Tensor:
     """Grey value [1, h, w] of RGB, in float."""
     if len(x) == 1:
         return x if x.is_floating_point() else x.float()
-    r, g, b = x
+    r, g, b = x.unbind(0)
     return r.mul(LUMA[0]).add_(g, alpha=LUMA[1]).add_(b, alpha=LUMA[2])[None]
 
 
