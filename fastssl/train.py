@@ -139,8 +139,6 @@ def fit(
     check("log_every", 1 if log_every is None else log_every, int, 1)
     check("workers", 0 if workers is None else workers, int, 0)
     check("devices", devices, int, 1)
-    if getattr(method, "image_size", 0) is None:
-        method.image_size = images.image_size  # type: ignore[assignment]
     if devices > 1:
         raise ValueError(
             f"devices: got {devices}, want 1: the negatives of other processes are not in the loss yet, and a run "
@@ -185,6 +183,8 @@ def fit(
     }
     (out / "config.json").write_text(json.dumps(about, indent=2) + "\n")
 
+    if getattr(method, "image_size", 0) is None:
+        method.image_size = images.image_size  # type: ignore[assignment]
     _loop.train(run, state, accelerator=accelerator, devices=devices, progress=progress)
 
     _loop.plot(run)
