@@ -46,17 +46,25 @@ class EagerNTXent(nn.Module):
         return nn.functional.cross_entropy(logits, torch.arange(len(z)).roll(len(z0)))
 
 
+class ExactNTXent(EagerNTXent):
+    def forward(self, z0, z1):
+        return super().forward(z0.double(), z1.double()).float()
+
+
 def test_the_fused_loss_trains_like_eager_pytorch(tmp_path):
     curves = []
-    for criterion in (None, EagerNTXent(0.5)):
+    for criterion in (None, EagerNTXent(0.5), ExactNTXent(0.5)):
         method = simclr()
         if criterion is not None:
             method.criterion = criterion
         # 22 steps an epoch: the first 50 steps. The rate is small, as chaos would amplify any rounding.
         result = fit(method, tmp_path / str(len(curves)), epochs=3, lr=1e-4, log_every=1)
         curves.append([row["loss"] for row in result.history if row["loss"] is not None][:50])
-    assert len(curves[0]) == 50
-    torch.testing.assert_close(torch.tensor(curves[0]), torch.tensor(curves[1]), rtol=2e-5, atol=0)
+    fused, eager, exact = (torch.tensor(curve, dtype=torch.float64) for curve in curves)
+    assert len(fused) == 50
+    # Training amplifies roundings in time: no further from the exact loss's curve than twice what eager has been.
+    errors = [((curve - exact) / exact).abs().cummax(0).values for curve in (fused, eager)]
+    assert (errors[0] <= 2 * errors[1] + 2e-5).all()
 
 
 def test_the_curve_falls_and_features_improve(tmp_path):

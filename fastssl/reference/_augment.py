@@ -61,12 +61,15 @@ def resize(x: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
     """Antialiased resize of [C, H, W], around two faults of PyTorch 2.11 at views one pixel wide."""
     if x.shape[1:] == size:
         return x
-    # Float images of one column come out with the wrong rows, so these are transposed; uint8 ones of three channels
-    # and one pixel stop it, so each channel is an image of its own.
-    turned = size[1] == 1 and x.is_floating_point()
-    images = (x.transpose(1, 2) if turned else x)[:, None]
-    out: Tensor = F.interpolate(images, size[::-1] if turned else size, mode=interpolation, antialias=True)[:, 0]
-    return out.transpose(1, 2) if turned else out
+    # uint8 images of three channels and one pixel stop it, so each channel is an image of its own. Images of one
+    # column come out with the wrong rows, so that the pass down the columns is done on the transposed image.
+    images = x[:, None]
+    first = (x.shape[1], 1) if size[1] == 1 else size
+    images = F.interpolate(images, first, mode=interpolation, antialias=True)
+    if size[1] == 1:
+        images = F.interpolate(images.transpose(2, 3), size[::-1], mode=interpolation, antialias=True).transpose(2, 3)
+    out: Tensor = images[:, 0]
+    return out
 
 
 def luma(x: Tensor) -> Tensor:
