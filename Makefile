@@ -31,7 +31,7 @@ demo: $(VENV)/built
 	$(BIN)/python benchmarks/demo.py
 
 test: lint
-	$(PYTEST) -n 2 --dist loadfile
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder
 
 quick: $(VENV)/built
 	$(PYTEST) -n 2 --dist worksteal -x -m "not slow"
