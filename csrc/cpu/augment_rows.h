@@ -82,22 +82,18 @@ void resize_columns(const Columns& c, const int* row, int* out) {
   }
 }
 
-// The first `count` bytes of a vector that may end beyond the memory, and zeros.
-FASTSSL_INLINE vint load_bytes(const uint8_t* p, int64_t count) {
-  if (count >= LANES) return load(p);
-  uint8_t bytes[LANES] = {};
-  for (int64_t i = 0; i < count; ++i) bytes[i] = p[i];
-  return load(bytes);
+// The sum of weights times `count` bytes at x, over `taps` rows.
+FASTSSL_INLINE vfloat weigh(const uint8_t* const* rows, const float* weights, int taps, int64_t x, int64_t count) {
+  vfloat sum = to_float(load_bytes(rows[0] + x, count)) * weights[0];
+  for (int t = 1; t < taps; ++t) sum = multiply_add(to_float(load_bytes(rows[t] + x, count)), splat(weights[t]), sum);
+  return sum;
 }
 
-// out[x] = sum of weights times bytes, over `taps` rows; no byte beyond `length` is read.
+// Of all bytes of rows; no byte beyond `length` is read.
 FASTSSL_INLINE void weigh_rows(const uint8_t* const* rows, const float* weights, int taps, int64_t length, float* out) {
-  for (int64_t x = 0; x < length; x += LANES) {
-    vfloat sum = to_float(load_bytes(rows[0] + x, length - x)) * weights[0];
-    for (int t = 1; t < taps; ++t)
-      sum = multiply_add(to_float(load_bytes(rows[t] + x, length - x)), splat(weights[t]), sum);
-    store(out + x, sum);
-  }
+  int64_t x = 0;
+  for (; x + LANES <= length; x += LANES) store(out + x, weigh(rows, weights, taps, x, LANES));
+  if (x < length) store(out + x, weigh(rows, weights, taps, x, length - x));
 }
 
 // The same with the commonest numbers of taps as constants.

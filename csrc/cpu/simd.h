@@ -27,6 +27,11 @@ FASTSSL_INLINE vfloat truncate(vfloat x) { return to_float(to_int(x)); }
 // What compilers make of the generic form of these is one instruction a lane; or, of a sum of products, one fusion here
 // and the other there, so that equal work would differ in the last place.
 #if FASTSSL_LANES == 16
+// The first `count` bytes of a vector that may end beyond the memory, and zeros.
+FASTSSL_INLINE vint load_bytes(const uint8_t* p, int64_t count) {
+  const __mmask16 mask = count >= LANES ? 0xffff : (1 << count) - 1;
+  return (vint)_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, p));
+}
 FASTSSL_INLINE vint load(const uint8_t* p) { return (vint)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)); }
 FASTSSL_INLINE void store(uint16_t* p, vint x) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16((__m512i)x)); }
 FASTSSL_INLINE vfloat multiply_add(vfloat a, vfloat b, vfloat c) {
@@ -59,6 +64,15 @@ FASTSSL_INLINE vfloat permute(vfloat low, vfloat high, vint place) {
   vfloat out{};
   for (int i = 0; i < LANES; ++i) out[i] = place[i] < LANES ? low[place[i]] : high[place[i] - LANES];
   return out;
+}
+#endif
+
+#if FASTSSL_LANES != 16
+FASTSSL_INLINE vint load_bytes(const uint8_t* p, int64_t count) {
+  if (count >= LANES) return load(p);
+  uint8_t bytes[LANES] = {};
+  for (int64_t i = 0; i < count; ++i) bytes[i] = p[i];
+  return load(bytes);
 }
 #endif
 
