@@ -47,16 +47,9 @@ FASTSSL_HD Window resize_window(const ResizeAxis<real>& axis, int i) {
   return {first, end - first};
 }
 
-FASTSSL_HD double cubic_weight(double x) {  // Keys, a = -0.5
-  const double a = -0.5;
-  x = x < 0 ? -x : x;
-  if (x < 1) return ((a + 2) * x - (a + 3)) * x * x + 1;
-  if (x < 2) return (((x - 5) * x + 8) * x - 4) * a;
-  return 0;
-}
-
-FASTSSL_HD float cubic_weight(float x) {
-  const float a = -0.5f;
+template <typename real>
+FASTSSL_HD real cubic_weight(real x) {  // Keys, a = -0.5
+  const real a = (real)-0.5;
   x = x < 0 ? -x : x;
   if (x < 1) return ((a + 2) * x - (a + 3)) * x * x + 1;
   if (x < 2) return (((x - 5) * x + 8) * x - 4) * a;

@@ -7,8 +7,6 @@
 
 namespace fastssl {
 
-enum OutputType { OUT_FLOAT32, OUT_FLOAT16, OUT_BFLOAT16 };
-
 // One image of a batch. Pixels are planar (column 1) or interleaved (channel 1, column `channels`).
 struct SourceImage {
   const uint8_t* pixels;

@@ -6,8 +6,6 @@
 
 namespace fastssl {
 
-enum OutputType { OUT_FLOAT32, OUT_FLOAT16, OUT_BFLOAT16 };
-
 // Views of one size, which follow one another; strides in elements.
 struct AugmentGroup {
   void* data;

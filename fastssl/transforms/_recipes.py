@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .. import _checks
 from ..functional import Recipe, View
 from ._transform import Transform
 
@@ -47,8 +48,7 @@ class SimCLR(Transform):
         interpolation: str = "bicubic",
         **output: Any,
     ) -> None:
-        if not isinstance(views, int) or views < 1:
-            raise ValueError(f"views: got {views!r}, want an int >= 1")
+        _checks.positive_int("views", views)
         view = View(
             size, scale=scale, jitter=jitter, jitter_p=jitter_p, gray_p=gray_p, blur_p=blur_p, hflip_p=flip_p
         )  # fmt: skip
