@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from . import data, evaluate, functional, losses, methods, transforms
+    from . import data, evaluate, functional, losses, masking, methods, transforms
     from ._backend import use_backend
     from ._images import RaggedImages
     from .losses import NTXentLoss
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 # public name -> the module that defines it
 _NAMES = {"NTXentLoss": "losses", "RaggedImages": "_images", "fit": "train", "use_backend": "_backend"}
-_MODULES = ("data", "evaluate", "functional", "losses", "methods", "transforms")
+_MODULES = ("data", "evaluate", "functional", "losses", "masking", "methods", "transforms")
 
 __all__ = [
-    "NTXentLoss", "RaggedImages", "__version__", "data", "evaluate", "fit", "functional", "losses", "methods",
-    "transforms", "use_backend",
+    "NTXentLoss", "RaggedImages", "__version__", "data", "evaluate", "fit", "functional", "losses", "masking",
+    "methods", "transforms", "use_backend",
 ]  # fmt: skip
 
 

@@ -32,6 +32,54 @@ def paired_embeddings(z0: object, z1: object) -> None:
         raise TypeError(f"z1: got dtype {b.dtype}, want the dtype of z0, {a.dtype}")
 
 
+def float_tensor(name: str, x: object, shape: str) -> torch.Tensor:
+    """Check a float tensor of as many axes as `shape` names, such as "[N, L, D]", none of length 0 but those in ()."""
+    t = _is_float_tensor(name, x)
+    axes = shape.strip("[]").split(", ")
+    empty = any(size == 0 for size, axis in zip(t.shape, axes, strict=False) if not axis.startswith("("))
+    if t.ndim != len(axes) or empty:
+        raise ValueError(f"{name}: got shape {tuple(t.shape)}, want {shape.replace('(', '').replace(')', '')}")
+    return t
+
+
+def token_ids(name: str, ids: object, like: torch.Tensor, shape: str, limit: int | None) -> torch.Tensor:
+    """Check token ids: int64 [N, ...] on the device of `like`, with its N; on the CPU also -1 <= ids < limit.
+
+    The values of ids on an accelerator are not read, because that would stall it; the kernels take what is out of
+    range as -1, which names no token.
+    """
+    if not isinstance(ids, torch.Tensor):
+        raise TypeError(f"{name}: got {type(ids).__name__}, want an int64 tensor {shape}")
+    if ids.dtype != torch.int64:
+        raise TypeError(f"{name}: got dtype {ids.dtype}, want int64")
+    if ids.ndim != 2 or ids.shape[0] != like.shape[0]:
+        raise ValueError(f"{name}: got shape {tuple(ids.shape)}, want {shape} with N = {like.shape[0]}")
+    if ids.device != like.device:
+        raise ValueError(f"{name}: got device {ids.device}, want {like.device}")
+    if limit is not None and ids.device.type == "cpu" and ids.numel() and not torch.compiler.is_compiling():
+        low, high = (int(x) for x in ids.aminmax())
+        if low < -1 or high >= limit:
+            wrong = low if low < -1 else high
+            raise ValueError(f"{name}: got {wrong}, want ids from 0 to {limit - 1}, or -1 for none")
+    return ids
+
+
+def int_in(name: str, value: object, low: int, high: int) -> None:
+    """Check an int in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{name}: got {value!r}, want an int in [{low}, {high}]")
+
+
+def fraction(name: str, value: object, *, below_one: bool = False) -> float:
+    """Check a number in [0, 1], or in [0, 1), and return it as a float."""
+    end = ")" if below_one else "]"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: got {type(value).__name__}, want a number in [0, 1{end}")
+    if not (0 <= value < 1 if below_one else 0 <= value <= 1):
+        raise ValueError(f"{name}: got {value}, want a number in [0, 1{end}")
+    return float(value)
+
+
 def positive_int(name: str, value: object) -> None:
     """Check an int of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:

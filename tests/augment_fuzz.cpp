@@ -42,10 +42,10 @@ static void one(const char* capability) {
   std::vector<AugmentOutput> outputs;
   std::vector<void*> buffers;
   std::vector<double> table;
-  const OutputType type = (OutputType)below(3);
+  const ElementType type = (ElementType)below(3);
   for (int v = 0; v < views; ++v) {
     const int h = 1 + below(below(6) ? 64 : 250), w = below(3) ? 1 + below(64) : h;
-    void* out = malloc((int64_t)n * channels * h * w * (type == OUT_FLOAT32 ? 4 : 2));
+    void* out = malloc((int64_t)n * channels * h * w * (type == TYPE_FLOAT32 ? 4 : 2));
     buffers.push_back(out);
     const int64_t plane = (int64_t)h * w;
     if (below(2)) {

@@ -103,7 +103,7 @@ extern "C" void emulate_augment(const uint8_t* pixels, const int64_t* extents, c
   }
   call.bicubic = bicubic, call.uint8 = uint8, call.channels_last = channels_last, call.blur_kernel = blur_kernel;
   for (int c = 0; c < channels; ++c) call.mean[c] = mean[c], call.scale[c] = scale[c];
-  call.type = static_cast<OutputType>(type);
+  call.type = static_cast<ElementType>(type);
   call.layout = blocks ? layout_of(call, blocks, on_chip) : choose_layout(call);
   if (buffer) call.layout.buffer = max_of(buffer, channels * 3 * whole(call.layout.columns));
   uint8 ? run<true>(call, backwards) : run<false>(call, backwards);

@@ -14,7 +14,7 @@ from fastssl._images import RaggedImages, as_batch
 from fastssl.functional import AugmentParams, Recipe
 from fastssl.functional._augment import empty_views
 
-TYPES = (torch.float32, torch.float16, torch.bfloat16)  # in the order of OutputType
+TYPES = (torch.float32, torch.float16, torch.bfloat16)  # in the order of ElementType
 
 
 def build(source: str, out: Path, *flags: str) -> Path:

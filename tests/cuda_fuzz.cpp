@@ -26,7 +26,7 @@ static void one() {
   std::unique_ptr<uint8_t[]> memory(new uint8_t[total + shift]);
   for (int64_t i = 0; i < total; ++i) memory[shift + i] = (uint8_t)below(256);
 
-  const int type = below(3), bytes = type == OUT_FLOAT32 ? 4 : 2;
+  const int type = below(3), bytes = type == TYPE_FLOAT32 ? 4 : 2;
   int heights[2], widths[2], counts[2], views = 0;
   void* data[2];
   std::vector<std::unique_ptr<uint8_t[]>> outputs;

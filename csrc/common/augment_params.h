@@ -17,9 +17,6 @@ struct AugmentParams {
 };
 static_assert(sizeof(AugmentParams) == 48, "the record has 12 words");
 
-// What a view is stored as.
-enum OutputType { OUT_FLOAT32, OUT_FLOAT16, OUT_BFLOAT16 };
-
 namespace {
 
 FASTSSL_HD bool jitters(const AugmentParams& p, int step) { return p.factor[step] != (step == HUE ? 0.f : 1.f); }

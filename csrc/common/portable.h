@@ -10,6 +10,10 @@
 #endif
 
 namespace fastssl {
+
+// What the elements of a tensor are.
+enum ElementType { TYPE_FLOAT32, TYPE_FLOAT16, TYPE_BFLOAT16, TYPE_UINT8 };
+
 namespace {  // a copy in each source file: none may be shared between instruction sets
 
 // Products and sums that are never fused, so that every device rounds them alike. A host compiler fuses only for

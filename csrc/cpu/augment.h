@@ -34,7 +34,7 @@ struct Augment {
   bool bicubic, uint8;
   int blur_kernel;  // taps along an axis, 0 for as many as the Gaussian needs
   float mean[3], std[3];
-  OutputType type;
+  ElementType type;
   int threads;
   float* workspace;  // [threads * augment_workspace]
 };

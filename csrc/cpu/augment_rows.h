@@ -4,7 +4,6 @@
 // reads bytes in whatever order the channels lie, and it leaves fewer rows to the other. uint8 images go the other way
 // round, in integers and rounded between the passes, as PyTorch does it.
 
-constexpr int CHANNELS = 3;        // at most
 constexpr int MARGIN = 2 * LANES;  // floats that may be read beyond a row of the source
 
 int64_t padded(int64_t width) { return (width + LANES - 1) / LANES * LANES; }
@@ -103,53 +102,6 @@ void weigh_rows_of(const uint8_t* const* rows, const float* weights, int taps, i
   if (taps == 3) return weigh_rows(rows, weights, 3, length, out);
   if (taps == 4) return weigh_rows(rows, weights, 4, length, out);
   weigh_rows(rows, weights, taps, length, out);
-}
-
-struct Triple {
-  vfloat a, b, c;
-};
-
-// Places for `permute`, of three channels that are interleaved: two permutations a vector.
-struct Places {
-  alignas(64) int first[CHANNELS][LANES], second[CHANNELS][LANES];
-};
-
-constexpr Places split_places() {
-  Places p{};
-  for (int k = 0; k < CHANNELS; ++k)
-    for (int i = 0; i < LANES; ++i) {
-      const int at = 3 * i + k;
-      p.first[k][i] = at < 2 * LANES ? at : 0;
-      p.second[k][i] = at < 2 * LANES ? i : at - LANES;
-    }
-  return p;
-}
-
-constexpr Places join_places() {
-  Places p{};
-  for (int k = 0; k < CHANNELS; ++k)
-    for (int i = 0; i < LANES; ++i) {
-      const int at = k * LANES + i;
-      p.first[k][i] = at % 3 == 1 ? LANES + at / 3 : at / 3;
-      p.second[k][i] = at % 3 == 2 ? LANES + at / 3 : i;
-    }
-  return p;
-}
-
-constexpr Places SPLIT = split_places(), JOIN = join_places();
-
-// From r g b r g b ... to three vectors, and back.
-FASTSSL_INLINE Triple split_channels(const float* in) {
-  const vfloat x = load(in), y = load(in + LANES), z = load(in + 2 * LANES);
-  return {permute(permute(x, y, load(SPLIT.first[0])), z, load(SPLIT.second[0])),
-          permute(permute(x, y, load(SPLIT.first[1])), z, load(SPLIT.second[1])),
-          permute(permute(x, y, load(SPLIT.first[2])), z, load(SPLIT.second[2]))};
-}
-
-FASTSSL_INLINE Triple join_channels(Triple p) {
-  return {permute(permute(p.a, p.b, load(JOIN.first[0])), p.c, load(JOIN.second[0])),
-          permute(permute(p.a, p.b, load(JOIN.first[1])), p.c, load(JOIN.second[1])),
-          permute(permute(p.a, p.b, load(JOIN.first[2])), p.c, load(JOIN.second[2]))};
 }
 
 // The Gaussian of one view along one axis: weights of the taps 0 .. radius on either side.

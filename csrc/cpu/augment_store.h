@@ -1,36 +1,11 @@
 // The end of a view's row: solarize, normalise, convert and store in any layout. Included by augment_view.h.
 
-// Bits of the nearest float16, ties to even, for |x| < 65504; smaller numbers come out denormal, as they should.
-FASTSSL_INLINE vint half_bits(vfloat x) {
-  const vint bits = (vint)x, sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
-  const vint normal = (magnitude - (112 << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
-  // Adding 0.5 leaves the multiples of 2^-24 in the low bits, rounded by the addition itself.
-  const vint tiny = (vint)((vfloat)magnitude + 0.5f) - 0x3f000000;
-  return sign | (magnitude < (113 << 23) ? tiny : normal);
-}
-
-// Bits of the nearest bfloat16, ties to even.
-FASTSSL_INLINE vint bfloat_bits(vfloat x) {
-  const vint bits = (vint)x;
-  return ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) & 0xffff;
-}
-
-FASTSSL_INLINE void store_as(OutputType type, void* out, vfloat x) {
-  if (type == OUT_FLOAT32) store((float*)out, x);
-  if (type == OUT_FLOAT16) store((uint16_t*)out, half_bits(x));
-  if (type == OUT_BFLOAT16) store((uint16_t*)out, bfloat_bits(x));
-}
-
-FASTSSL_INLINE char* element(OutputType type, void* out, int64_t i) {
-  return (char*)out + i * (type == OUT_FLOAT32 ? 4 : 2);
-}
-
 // `count` elements that are `step` apart.
-void scatter(OutputType type, char* out, int64_t step, vfloat x, int64_t count) {
+void scatter(ElementType type, char* out, int64_t step, vfloat x, int64_t count) {
   alignas(64) char memory[LANES * 4];
   store_as(type, memory, x);
   for (int64_t i = 0; i < count; ++i) {
-    if (type == OUT_FLOAT32) {
+    if (type == TYPE_FLOAT32) {
       ((float*)out)[i * step] = ((const float*)memory)[i];
     } else {
       ((uint16_t*)out)[i * step] = ((const uint16_t*)memory)[i];
@@ -56,7 +31,7 @@ void store_row(const View& v, float* rows, int y) {
                         : turns == 2 ? (last_row - y) * o.row + last_column * o.column
                                      : (last_row - y) * o.column;
   const int64_t step = turns == 0 ? o.column : turns == 1 ? -o.row : turns == 2 ? -o.column : o.row;
-  const OutputType type = v.call->type;
+  const ElementType type = v.call->type;
   if (v.call->channels == CHANNELS && step == CHANNELS && o.channel == 1) {
     for (int64_t x = 0; x < o.width; x += LANES) {
       const Triple t = join_channels({finish(v, load(rows + x), 0), finish(v, load(rows + v.stride + x), 1),

@@ -9,6 +9,7 @@
 
 #include "../common/color.h"
 #include "augment_rows.h"
+#include "elements.h"  // before the rows, which use it
 
 // Memory of one thread.
 struct Scratch {

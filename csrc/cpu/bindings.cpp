@@ -1,18 +1,10 @@
-// The CPU kernels as torch.ops.fastssl_cpp: the only CPU file that includes torch headers.
-#include <ATen/Parallel.h>
-#include <ATen/Version.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-#include <Python.h>
-#include <torch/library.h>
+// The loss and the augmentation as torch.ops.fastssl_cpp.
+#include "bindings.h"
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
+#include <Python.h>
 
 #include <algorithm>
 #include <optional>
-#include <string>
 #include <tuple>
 #include <vector>
 
@@ -28,15 +20,6 @@ extern "C" __attribute__((visibility("default"))) PyObject* PyInit__C(void) {
 
 namespace fastssl {
 namespace {
-
-using at::Tensor;
-
-int threads() { return at::in_parallel_region() ? 1 : at::get_num_threads(); }
-
-const char* capability() {
-  static const std::string name = at::get_cpu_capability();
-  return name.c_str();
-}
 
 const NTXentKernels& kernels() { return ntxent_kernels(capability()); }
 
@@ -82,18 +65,6 @@ Tensor sample_params_fwd(const Tensor& seed, const Tensor& ids, const Tensor& he
   return params;
 }
 
-// Ask for large pages where views come in fresh memory: with 4 KiB ones, the first touch of each page costs more than
-// the whole augmentation.
-void prefer_large_pages(const Tensor& t) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  const uintptr_t page = 4096, begin = (reinterpret_cast<uintptr_t>(t.data_ptr()) + page - 1) / page * page;
-  const uintptr_t end = reinterpret_cast<uintptr_t>(t.data_ptr()) + t.nbytes();
-  if (t.nbytes() >= (size_t{4} << 20)) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#else
-  (void)t;
-#endif
-}
-
 std::vector<Tensor> augment_fwd(const Tensor& images, const std::optional<Tensor>& extents, const Tensor& params,
                                 at::IntArrayRef heights, at::IntArrayRef widths, at::IntArrayRef counts, bool bicubic,
                                 int64_t blur_kernel, at::ArrayRef<double> mean, at::ArrayRef<double> std,
@@ -134,7 +105,7 @@ std::vector<Tensor> augment_fwd(const Tensor& images, const std::optional<Tensor
   a.outputs = outputs.data();
   a.bicubic = bicubic, a.uint8 = uint8, a.blur_kernel = static_cast<int>(blur_kernel);
   for (int64_t c = 0; c < channels; ++c) a.mean[c] = static_cast<float>(mean[c]), a.std[c] = static_cast<float>(std[c]);
-  a.type = dtype == at::kFloat ? OUT_FLOAT32 : dtype == at::kHalf ? OUT_FLOAT16 : OUT_BFLOAT16;
+  a.type = element_type(dtype);
   a.threads = static_cast<int>(std::min<int64_t>(threads(), n * views));
   const AugmentKernels& kernels = augment_kernels(capability());
   Tensor workspace = at::empty({a.threads * kernels.workspace(a)}, pixels.options().dtype(at::kFloat));

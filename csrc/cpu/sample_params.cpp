@@ -1,13 +1,13 @@
 // The draws of augmented views. Compiled for the baseline: nothing here may be fused, see ../common/portable.h.
-#include "sample_params.h"
-
-#include "../common/sample_params.h"
-
 #ifdef __clang__
 #pragma STDC FP_CONTRACT OFF
 #else
 #pragma GCC optimize("fp-contract=off")
 #endif
+
+#include "sample_params.h"
+
+#include "../common/sample_params.h"
 
 namespace fastssl {
 

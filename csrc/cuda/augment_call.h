@@ -39,7 +39,7 @@ struct AugmentCall {
   bool bicubic, uint8, channels_last;
   int blur_kernel;  // taps along an axis, 0 for as many as the Gaussian needs
   float mean[3], scale[3];
-  OutputType type;
+  ElementType type;
   AugmentLayout layout;
   float* workspace;       // the state, where it is not on the chip: [clusters of a launch, blocks, layout.state]
   int64_t first_cluster;  // which of the n * count views is the first of this launch

@@ -84,7 +84,7 @@ FASTSSL_DEVICE View view_of(const AugmentCall& call, int64_t cluster, int rank) 
   if (turns == 2) start = last_row + last_column, v.out_row = -row, v.out_column = -column;
   if (turns == 3) start = last_column, v.out_row = -column, v.out_column = row;
   v.out_channel = call.channels_last ? 1 : group.height * group.width;
-  v.out = (char*)group.data + (call.type == OUT_FLOAT32 ? 4 : 2) *
+  v.out = (char*)group.data + (call.type == TYPE_FLOAT32 ? 4 : 2) *
                                   ((view - group.first) * group.view_stride + sample * group.sample_stride + start);
   return v;
 }
@@ -159,10 +159,10 @@ FASTSSL_DEVICE void store(const AugmentCall& call, const View& v, int channel, i
   if (UINT8) x *= (float)(1.0 / 255.0);
   x = (x - call.mean[channel]) * call.scale[channel];
   const int at = channel * v.out_channel + (v.first_row + row) * v.out_row + column * v.out_column;
-  if (call.type == OUT_FLOAT32) {
+  if (call.type == TYPE_FLOAT32) {
     reinterpret_cast<float*>(v.out)[at] = x;
   } else {
-    reinterpret_cast<uint16_t*>(v.out)[at] = call.type == OUT_FLOAT16 ? half_bits(x) : bfloat_bits(x);
+    reinterpret_cast<uint16_t*>(v.out)[at] = call.type == TYPE_FLOAT16 ? half_bits(x) : bfloat_bits(x);
   }
 }
 

@@ -91,7 +91,7 @@ std::vector<Tensor> augment_fwd(const Tensor& images, const std::optional<Tensor
   for (int64_t c = 0; c < channels; ++c) {
     call.mean[c] = static_cast<float>(mean[c]), call.scale[c] = static_cast<float>(1 / std[c]);
   }
-  call.type = dtype == at::kFloat ? OUT_FLOAT32 : dtype == at::kHalf ? OUT_FLOAT16 : OUT_BFLOAT16;
+  call.type = dtype == at::kFloat ? TYPE_FLOAT32 : dtype == at::kHalf ? TYPE_FLOAT16 : TYPE_BFLOAT16;
 
   std::vector<Tensor> views;
   for (size_t g = 0; g < counts.size(); ++g) {

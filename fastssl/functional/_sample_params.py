@@ -11,6 +11,7 @@ from .. import _backend, _checks
 from ._params import WORDS, AugmentParams
 from ._recipe import TABLE, Recipe
 from ._registration import define_data_op
+from ._seeds import seed_tensor
 
 _backend.register(
     "sample_params",
@@ -65,23 +66,10 @@ def sample_params(
         raise ValueError(f"sample_ids: got {sample_ids.dtype} {tuple(sample_ids.shape)}, want int64 [{n}]")
     elif device is not None:
         sample_ids = sample_ids.to(device)
-    seed = _seed(seed, sample_ids.device)
+    seed = seed_tensor(seed, sample_ids.device)
     heights, widths = _image_sizes(image_size, n, sample_ids.device)
     packed = torch.ops.fastssl.sample_params(seed, sample_ids, heights, widths, recipe.table(), _backend.requested())
     return AugmentParams(packed)
-
-
-def _seed(seed: int | Tensor, device: torch.device) -> Tensor:
-    if isinstance(seed, Tensor):
-        if seed.dtype != torch.int64 or seed.ndim != 0 or seed.device not in (device, torch.device("cpu")):
-            raise ValueError(
-                f"seed: got a {seed.dtype} tensor {tuple(seed.shape)} on {seed.device}, want an int or an int64 "
-                f"tensor [] on the CPU or {device}"
-            )
-        return seed
-    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
-        raise ValueError(f"seed: got {seed!r}, want a 64-bit integer")
-    return torch.tensor(seed - 2**64 if seed >= 2**63 else seed)
 
 
 def _image_sizes(image_size: Any, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
