@@ -15,16 +15,19 @@ if TYPE_CHECKING:
     from . import data, evaluate, functional, losses, masking, methods, transforms
     from ._backend import use_backend
     from ._images import RaggedImages
-    from .losses import NTXentLoss
+    from .losses import MaskedMSELoss, NTXentLoss
     from .train import fit
 
 # public name -> the module that defines it
-_NAMES = {"NTXentLoss": "losses", "RaggedImages": "_images", "fit": "train", "use_backend": "_backend"}
+_NAMES = {
+    "MaskedMSELoss": "losses", "NTXentLoss": "losses", "RaggedImages": "_images", "fit": "train",
+    "use_backend": "_backend",
+}  # fmt: skip
 _MODULES = ("data", "evaluate", "functional", "losses", "masking", "methods", "transforms")
 
 __all__ = [
-    "NTXentLoss", "RaggedImages", "__version__", "data", "evaluate", "fit", "functional", "losses", "masking",
-    "methods", "transforms", "use_backend",
+    "MaskedMSELoss", "NTXentLoss", "RaggedImages", "__version__", "data", "evaluate", "fit", "functional", "losses",
+    "masking", "methods", "transforms", "use_backend",
 ]  # fmt: skip
 
 

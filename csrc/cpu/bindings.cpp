@@ -88,11 +88,9 @@ std::vector<Tensor> augment_fwd(const Tensor& images, const std::optional<Tensor
   std::vector<AugmentOutput> outputs;
   for (size_t g = 0; g < counts.size(); ++g) {
     const int64_t h = heights[g], w = widths[g], c = channels;
-    const auto options = pixels.options().dtype(dtype);
-    groups.push_back(channels_last ? at::empty({counts[g], n, h, w, c}, options).permute({0, 1, 4, 2, 3})
-                                   : at::empty({counts[g], n, c, h, w}, options));
+    groups.push_back(channels_last ? fresh({counts[g], n, h, w, c}, dtype).permute({0, 1, 4, 2, 3})
+                                   : fresh({counts[g], n, c, h, w}, dtype));
     const Tensor& out = groups.back();
-    prefer_large_pages(out);
     for (int64_t v = 0; v < counts[g]; ++v)
       outputs.push_back({static_cast<char*>(out.mutable_data_ptr()) + v * out.stride(0) * out.element_size(),
                          static_cast<int>(h), static_cast<int>(w), out.stride(1), out.stride(2), out.stride(3),

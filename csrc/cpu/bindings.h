@@ -5,15 +5,13 @@
 #include <ATen/Version.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <string.h>
 #include <torch/library.h>
-
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
 
 #include <string>
 
 #include "../common/portable.h"
+#include "pages.h"
 
 namespace fastssl {
 namespace {
@@ -34,16 +32,26 @@ inline ElementType element_type(at::ScalarType dtype) {
                                   : TYPE_UINT8;
 }
 
-// Ask for large pages where results come in fresh memory: with 4 KiB ones, the first touch of each page costs more than
-// what is written to it.
-inline void prefer_large_pages(const Tensor& t) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  const uintptr_t page = 4096, begin = (reinterpret_cast<uintptr_t>(t.data_ptr()) + page - 1) / page * page;
-  const uintptr_t end = reinterpret_cast<uintptr_t>(t.data_ptr()) + t.nbytes();
-  if (t.nbytes() >= (size_t{4} << 20)) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#else
-  (void)t;
-#endif
+// The allocator of large results: storages behave as ever, also when they are resized.
+struct PageAllocator final : c10::Allocator {
+  c10::DataPtr allocate(size_t bytes) override {
+    Pages* pages = take_pages(bytes);
+    TORCH_CHECK_WITH(OutOfMemoryError, pages, "fastssl: not enough memory for a result of ", bytes, " bytes");
+    return {pages->data, pages, [](void* p) { return_pages(static_cast<Pages*>(p)); }, c10::Device(c10::kCPU)};
+  }
+  void copy_data(void* to, const void* from, size_t bytes) const override { memcpy(to, from, bytes); }
+};
+
+// An uninitialised tensor, contiguous.
+inline Tensor fresh(at::IntArrayRef shape, at::ScalarType dtype) {
+  static PageAllocator* allocator = new PageAllocator;  // outlives every tensor
+  const size_t bytes = c10::multiply_integers(shape) * c10::elementSize(dtype);
+  if (bytes < size_t{4} << 20) return at::empty(shape, at::TensorOptions().dtype(dtype));
+  c10::Storage storage(c10::Storage::use_byte_size_t(), bytes, allocator->allocate(bytes), allocator, true);
+  Tensor t = at::detail::make_tensor<c10::TensorImpl>(std::move(storage), c10::DispatchKeySet(c10::DispatchKey::CPU),
+                                                      c10::scalarTypeToTypeMeta(dtype));
+  t.unsafeGetTensorImpl()->set_sizes_contiguous(shape);
+  return t;
 }
 
 }  // namespace

@@ -18,12 +18,6 @@ using std::optional;
 using Pair = std::tuple<Tensor, Tensor>;
 using Triplet = std::tuple<Tensor, Tensor, Tensor>;
 
-Tensor fresh(at::IntArrayRef shape, at::ScalarType dtype) {
-  Tensor t = at::empty(shape, at::TensorOptions().dtype(dtype));
-  prefer_large_pages(t);
-  return t;
-}
-
 // The ids outlive the result.
 Samples samples_of(const optional<Tensor>& seed, const optional<Tensor>& ids, int64_t n, int64_t view) {
   return {seed ? static_cast<uint64_t>(seed->item<int64_t>()) : 0, ids ? ids->const_data_ptr<int64_t>() : nullptr, n,
