@@ -26,9 +26,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 NO_CUDA = "gpu-check: no CUDA device is available to PyTorch on this machine, so there is nothing to check"
 # Seconds; together they stay under 9 minutes.
-LIMITS = {"build": 130, "probes": 70, "tests": 180, "ntxent": 90, "augment": 65}
-OPS = ("ntxent", "augment")
+LIMITS = {"build": 130, "probes": 90, "tests": 160, "ntxent": 60, "augment": 45, "masking": 50}
+OPS = ("ntxent", "augment", "masking")
 LAST_PROBLEM = 0.6  # of a benchmark's limit: after it no further problem is begun
+_DRAWS = ("hypothesis", "scipy")
 # Where there is a CUDA device, they run on it; each with the packages that it needs beyond pytest.
 TESTS = {
     "test_cuda.py": (),
@@ -36,6 +37,16 @@ TESTS = {
     "test_sample_params.py": ("torchvision",),
     "test_augment.py": ("torchvision",),
     "test_augment_input.py": ("torchvision",),
+    "test_random_masking.py": _DRAWS,
+    "test_multiblock_masking.py": _DRAWS,
+    "test_blockwise_masking.py": _DRAWS,
+    "test_text_masking.py": _DRAWS,
+    "test_gather_tokens.py": _DRAWS[:1],
+    "test_restore_tokens.py": _DRAWS[:1],
+    "test_mask_patchify.py": _DRAWS[:1],
+    "test_masked_mse.py": _DRAWS[:1],
+    "test_masked_mse_backward.py": (),
+    "test_masking.py": (*_DRAWS, "lightly", "timm"),
 }
 
 
@@ -154,7 +165,23 @@ def augment_line(r: dict[str, Any]) -> str:
     )
 
 
-LINES = {"ntxent": ntxent_line, "augment": augment_line}
+def masking_line(r: dict[str, Any]) -> str:
+    """A whole pass, or a step of MAE."""
+    if r["case"] == "step":
+        return (
+            f"  {r['title']}, {r['encoder']}, batch {r['n']}, {r['dtype']} {r['provider']:9}{r['time_ms']:9.2f} ms"
+            f"{r['time_over_fastssl']:7.2f} x fastssl, gradients {r['difference']:.1e} from the plain ones"
+        )
+    if r["mode"] == "fwd" and r["case"] != "ids":
+        return ""
+    rate = "" if r["moved_gbs"] is None else f", {100 * r['moved_gbs'] / r['copy_gbs']:.0f} % of a copy's rate"
+    return (
+        f"  {r['title']:38}{r['n']:5}{r['length']:6} {r['dtype']:9}{r['provider']:10}{1e3 * r['time_ms']:9.1f} us"
+        f"{r['time_over_fastssl']:7.2f} x fastssl{rate}"
+    )
+
+
+LINES = {"ntxent": ntxent_line, "augment": augment_line, "masking": masking_line}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""What `gpu_check.py` asks of NT-Xent on a CUDA device; run by it in a process of its own.
+"""What `gpu_check.py` asks of NT-Xent, and of the ops of `masking_probes.py`, on a CUDA device; a process of its own.
 
     python benchmarks/gpu_probes.py OUT.json
 
@@ -15,16 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import masking_probes
 import torch
 from memory import inputs
+from probe_tools import DEVICE, DTYPES, FLOORS, error, kernels, median_ms
 
 from fastssl import _backend, functional, reference, use_backend
 from fastssl._bench import time_call
 
-DEVICE = torch.device("cuda")
-DTYPES = ("float32", "bfloat16", "float16")
-# Below these, an error relative to the norm is rounding of the result itself.
-FLOORS = {"float32": 1e-5, "bfloat16": 4e-3, "float16": 5e-4}
 MOST_LAUNCHES = {"forward": 3, "backward": 2}
 
 
@@ -39,27 +37,15 @@ def _step(form: Callable[..., torch.Tensor], z: Any, tau: Any) -> list[torch.Ten
     return [loss.detach(), *torch.autograd.grad(loss, z)]
 
 
-def _error(got: list[torch.Tensor], want: list[torch.Tensor]) -> float:
-    """The largest relative error of loss and gradients; NaN stays NaN."""
-    errors = [((g.double() - w).norm() / w.norm().clamp_min(1e-30)).item() for g, w in zip(got, want, strict=True)]
-    return max(errors) if all(e == e for e in errors) else float("nan")
-
-
 def ceilings() -> dict[str, Any]:
     """Rates of a large copy, bytes read plus written, and of matrix products, on random data."""
     source = torch.randn(2**29, device=DEVICE)
     target = torch.empty_like(source)
-    rates: dict[str, Any] = {"copy_gbs": 2 * 4 * 2**29 / _median_ms(lambda: target.copy_(source)) / 1e6}
+    rates: dict[str, Any] = {"copy_gbs": 2 * 4 * 2**29 / median_ms(lambda: target.copy_(source)) / 1e6}
     for dtype in ("bfloat16", "float32"):
         a, b = (torch.randn(8192, 8192, device=DEVICE).to(getattr(torch, dtype)) for _ in range(2))
-        rates[f"matmul_{dtype}_tflops"] = 2 * 8192**3 / _median_ms(lambda a=a, b=b: a @ b) / 1e9
+        rates[f"matmul_{dtype}_tflops"] = 2 * 8192**3 / median_ms(lambda a=a, b=b: a @ b) / 1e9
     return {"ok": True, **rates}
-
-
-def _median_ms(call: Callable[[], object], rounds: int = 10) -> float:
-    for _ in range(3):
-        call()
-    return statistics.median(time_call(call, DEVICE) for _ in range(rounds))
 
 
 def accuracy() -> dict[str, Any]:
@@ -72,14 +58,14 @@ def accuracy() -> dict[str, Any]:
             exact = [x.detach().double().requires_grad_() for x in z]
             for tau in (0.5, 0.07, 0.01):
                 want = _step(reference.ntxent, exact, tau)
-                allowed = 2 * _error(_step(reference.ntxent, z, tau), want) + FLOORS[dtype]
+                allowed = 2 * error(_step(reference.ntxent, z, tau), want) + FLOORS[dtype]
                 for backend in backends(dtype):
                     with use_backend(backend):
-                        error = _error(_step(functional.ntxent, z, tau), want)
+                        found = error(_step(functional.ntxent, z, tau), want)
                     cases += 1
-                    worst = max(worst, error / allowed)
-                    if not error <= allowed:
-                        bad.append(f"{backend} {dtype} N={n} d={d} tau={tau}: {error:.2e}, allowed {allowed:.2e}")
+                    worst = max(worst, found / allowed)
+                    if not found <= allowed:
+                        bad.append(f"{backend} {dtype} N={n} d={d} tau={tau}: {found:.2e}, allowed {allowed:.2e}")
     return {"ok": not bad, "cases": cases, "worst_over_allowed": worst, "bad": bad[:20]}
 
 
@@ -91,23 +77,14 @@ def launches() -> dict[str, Any]:
         z = inputs(8192, 128, dtype, DEVICE.type)
         tau = torch.tensor(0.5, device=DEVICE)
         _step(functional.ntxent, z, tau)
-        forward, loss = _kernels(lambda z=z, tau=tau: functional.ntxent(*z, tau))
-        backward, _ = _kernels(lambda z=z, loss=loss: torch.autograd.grad(loss, z))
-        for name, kernels in (("forward", forward), ("backward", backward)):
-            own = [k for k in kernels if "ntxent" in k]
-            others = [k[:80] for k in kernels if "ntxent" not in k]
+        forward, loss = kernels(lambda z=z, tau=tau: functional.ntxent(*z, tau))
+        backward, _ = kernels(lambda z=z, loss=loss: torch.autograd.grad(loss, z))
+        for name, launched in (("forward", forward), ("backward", backward)):
+            own = [k for k in launched if "ntxent" in k]
+            others = [k[:80] for k in launched if "ntxent" not in k]
             ok &= 0 < len(own) <= MOST_LAUNCHES[name] or "triton" not in backends(dtype)
             counts[f"{name}_{dtype}"] = {"own": own, "others": others}
     return {"ok": ok, **counts}
-
-
-def _kernels(call: Callable[[], Any]) -> tuple[list[str], Any]:
-    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-    with torch.profiler.profile(activities=activities) as profile:
-        result = call()
-        torch.cuda.synchronize()
-    events = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
-    return [e.name for e in events if not e.name.startswith(("Memcpy", "Memset"))], result
 
 
 def no_sync() -> dict[str, Any]:
@@ -155,8 +132,8 @@ def graph_replay() -> dict[str, Any]:
             tensor.fill_(float("nan"))  # an element that the replay does not write cannot pass
         graph.replay()
         torch.cuda.synchronize()
-        found[dtype] = _error(out, [t.double() for t in _step(functional.ntxent, fresh, 0.1)])
-    return {"ok": all(error <= FLOORS[t] for t, error in found.items()), "error": found}
+        found[dtype] = error(out, [t.double() for t in _step(functional.ntxent, fresh, 0.1)])
+    return {"ok": all(e <= FLOORS[t] for t, e in found.items()), "error": found}
 
 
 def graph_times() -> dict[str, Any]:
@@ -189,7 +166,7 @@ def determinism() -> dict[str, Any]:
     return {"ok": all(same for name, same in found.items() if name.endswith("_deterministic")), **found}
 
 
-PROBES = (ceilings, accuracy, launches, no_sync, graph_replay, determinism, graph_times)
+PROBES = (ceilings, accuracy, launches, no_sync, graph_replay, determinism, graph_times, *masking_probes.PROBES)
 
 
 def main(out: Path) -> None:
@@ -199,8 +176,8 @@ def main(out: Path) -> None:
         start = time.perf_counter()
         try:
             answer = probe()
-        except Exception as error:
-            answer = {"ok": False, "error": f"{type(error).__name__}: {str(error)[:1000]}"}
+        except Exception as failure:
+            answer = {"ok": False, "error": f"{type(failure).__name__}: {str(failure)[:1000]}"}
         answer["seconds"] = round(time.perf_counter() - start, 1)
         found[probe.__name__] = answer
         out.write_text(json.dumps(found, indent=1))

@@ -1,4 +1,4 @@
-"""Peak memory that a loss adds to its inputs, in bytes that the machine had to provide.
+"""Peak memory that a call adds to its inputs, in bytes that the machine had to provide.
 
     python benchmarks/memory.py eager 8192        # provider, rows m = 2N; prints MiB
 
@@ -7,8 +7,9 @@ counts what no hook of an allocator sees as well, such as workspaces of C++ code
 quarter of a MiB by which the kernel may round its counters on two cores, because
 
 - VmHWM is the kernel's own mark of the highest value, not a sample, and is set back just before the call;
-- the C library maps every block of 64 KiB or more afresh and gives it back when it is freed, so that memory
-  kept from an earlier call can hide nothing, and no block is rounded up to a huge page;
+- the C library maps every block of 64 KiB or more afresh and gives it back when it is freed, as fastssl's kernels do
+  their large results, so that memory kept from an earlier call can hide nothing, and no block is rounded up to a huge
+  page;
 - a call before it has loaded code, started threads and filled caches that stay.
 
 Processes are forked from one server that has imported what is needed and has run nothing: a measurement starts in
@@ -45,6 +46,7 @@ _MALLOC = {
     "MALLOC_TOP_PAD_": "0",
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "1000000",
+    "FASTSSL_CPU_CACHE_MIB": "0",
 }
 _PR_SET_THP_DISABLE = 41
 _ERRORS = {"memory": MemoryError, "time": TimeoutError, "other": RuntimeError}
@@ -88,6 +90,31 @@ def measure(
     return answer
 
 
+def measure_case(
+    module: str, arguments: dict[str, Any], device: str = "cpu", timeout_s: float = 600
+) -> dict[str, Any]:  # fmt: skip
+    """The `peaks` in bytes, by name, of calls that a module of this folder makes, and the largest as `peak_bytes`.
+
+    Args:
+        module: its name. `preload(**arguments)` of it imports what the calls need, and runs nothing;
+            `memory_case(**arguments, device=device)` makes inputs, and returns a call to run before the others, and the
+            calls to measure, by name.
+        arguments: what JSON can hold.
+        device: "cpu" (Linux only) or "cuda".
+        timeout_s: on a CPU, seconds before the calls are given up.
+
+    Raises:
+        MemoryError, TimeoutError, RuntimeError: as `peak_extra_bytes`.
+    """
+    if device.startswith("cuda"):
+        warm_up, calls = importlib.import_module(module).memory_case(**arguments, device=device)
+        return _largest({name: _peak_on_cuda(call, warm_up)[0]["peak_bytes"] for name, call in calls.items()})
+    answer = _server().ask({"module": module, "arguments": arguments}, timeout_s)
+    if "error" in answer:
+        raise _ERRORS[answer["kind"]](f"{module} {arguments}: {answer['error']}")
+    return answer
+
+
 def inputs(m: int, d: int, dtype: str, device: str, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Random embeddings that require gradients: two of [m / 2, d]."""
     generator = torch.Generator().manual_seed(seed)
@@ -108,19 +135,24 @@ def _call(loss: Loss, z: tuple[torch.Tensor, torch.Tensor], mode: str) -> torch.
 def _on_cuda(provider: str, m: int, d: int, dtype: str, mode: str, device: str) -> dict[str, Any]:
     z = inputs(m, d, dtype, device)
     loss = PROVIDERS[provider].build()
+    answer, value = _peak_on_cuda(*[lambda: _call(loss, z, mode)] * 2)
+    return answer | {"loss": value.item()}
+
+
+def _peak_on_cuda(call: Callable[[], Any], warm_up: Callable[[], Any]) -> tuple[dict[str, Any], Any]:
     try:
-        _call(loss, z, mode)
+        warm_up()
         torch.cuda.synchronize()
         gc.collect()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         start = time.perf_counter()
-        value = _call(loss, z, mode)
+        result = call()
         torch.cuda.synchronize()
     except torch.cuda.OutOfMemoryError as error:
-        raise MemoryError(f"{provider}, m = {m}, d = {d}: {error}") from None
+        raise MemoryError(str(error)) from None
     seconds = time.perf_counter() - start
-    return {"peak_bytes": torch.cuda.max_memory_allocated() - before, "loss": value.item(), "seconds": seconds}
+    return {"peak_bytes": torch.cuda.max_memory_allocated() - before, "seconds": seconds}, result
 
 
 def resident_bytes(mark: str) -> int:
@@ -140,16 +172,33 @@ def peak_of(call: Callable[[], Any]) -> tuple[int, Any]:
     return max(0, resident_bytes("VmHWM") - before), result
 
 
+def _limit_memory() -> None:
+    """Beyond what is free, a call shall fail by itself rather than have the system end some process."""
+    limit = int(resident_bytes("VmSize") + 0.95 * (available_bytes("cpu") or 2**50))
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _largest(peaks: dict[str, int]) -> dict[str, Any]:
+    return {"peaks": peaks, "peak_bytes": max(peaks.values())}
+
+
+def _case_in_child(module: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    _limit_memory()
+    warm_up, calls = importlib.import_module(module).memory_case(**arguments, device="cpu")
+    warm_up()
+    return _largest({name: peak_of(call)[0] for name, call in calls.items()})
+
+
 def _in_child(request: dict[str, Any]) -> dict[str, Any]:
+    if "module" in request:
+        return _case_in_child(**request)
     m, d, dtype, mode = (request[key] for key in ("m", "d", "dtype", "mode"))
     provider = request["provider"]
     if provider == "allocation":  # the helper's own check: m * d bytes, written to
         peak_of(lambda: torch.ones(1 << 20, dtype=torch.uint8))  # starts the threads as well
         peak, _ = peak_of(lambda: torch.ones(m * d, dtype=torch.uint8))
         return {"peak_bytes": peak, "loss": 0.0, "seconds": 0.0}
-    # Beyond what is free, a call shall fail by itself rather than have the system end some process.
-    limit = int(resident_bytes("VmSize") + 0.95 * (available_bytes("cpu") or 2**50))
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    _limit_memory()
     loss = PROVIDERS[provider].build()
     # A compiled loss is compiled for one size: its warm-up must be of that size.
     warm_rows = m if provider == "compile" else min(m, WARM_ROWS)
@@ -197,10 +246,12 @@ def _serve() -> None:
     os.dup2(2, 1)
     for line in sys.stdin:
         request = json.loads(line)
-        if (provider := PROVIDERS.get(request["provider"])) is not None:
-            for module in provider.preload:
-                importlib.import_module(module)
-            with contextlib.suppress(ImportError):  # the fork reports it
+        with contextlib.suppress(ImportError):  # the fork reports it
+            if "module" in request:
+                importlib.import_module(request["module"]).preload(**request["arguments"])
+            elif (provider := PROVIDERS.get(request["provider"])) is not None:
+                for module in provider.preload:
+                    importlib.import_module(module)
                 provider.build()
         print(json.dumps(_fork_and_measure(request)), file=answers, flush=True)
 

@@ -6,9 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+import report_augment
+import report_masking
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
-from report_augment import NAMES, compared, row_title
 from report_ntxent import compared_dtypes
 from texts import memory_text, time_text
 
@@ -23,7 +24,7 @@ STYLES: dict[str, tuple[str, str, str]] = {
 }
 BARS = {
     "fastssl": "#0072B2", "torchvision-uint8": "#E69F00", "torchvision-float": "#D55E00", "lightly": "#009E73",
-    "kornia": "#CC79A7",
+    "kornia": "#CC79A7", "compile": "#E69F00", "eager": "#D55E00", "timm": "#CC79A7",
 }  # fmt: skip
 _GREY, _INK = "#8a939c", "#22303c"
 
@@ -89,21 +90,38 @@ def _plot(
 
 def draw_augment(result: dict[str, Any], folder: Path) -> list[Path]:
     """Draw `augment_time.png` of one machine's result: a group of bars a recipe."""
-    rows = compared(result["rows"])
-    titles = list(dict.fromkeys(row_title(r) for r in rows))
+    on = "" if result["environment"]["device"].startswith("cuda") else ", 1 thread"
+    title = f"Augmentation, time a view\n{result['environment']['machine_name']}{on}"
+    rows = [{**r, "floor_ms": max(r["floor_bytes_ms"], r["floor_operations_ms"])}
+            for r in report_augment.compared(result["rows"])]  # fmt: skip
+    return _bars(rows, report_augment, title, "median time a view", folder / "augment_time.png")
+
+
+def draw_masking(result: dict[str, Any], folder: Path) -> list[Path]:
+    """Draw `masking_time.png` of one machine's result: a group of bars an op."""
+    where = result["environment"]
+    title = f"Masked training, forward + backward, batch {report_masking.headline(result['rows'])}\n"
+    rows = [{**r, "floor_ms": r["floor_bytes_ms"] + r["floor_operations_ms"]}
+            for r in report_masking.compared(result["rows"])]  # fmt: skip
+    return _bars(rows, report_masking, title + where["machine_name"], "median time", folder / "masking_time.png")
+
+
+def _bars(rows: list[dict[str, Any]], report: Any, title: str, ylabel: str, path: Path) -> list[Path]:
+    """A group of bars for each title of a section, a bar for each of its names, and a line for the floor."""
+    titles = list(dict.fromkeys(report.row_title(r) for r in rows))
     if not titles:
         return []
     figure = Figure(figsize=(8.6, 4.4), dpi=140, layout="constrained")
     axes, least_ms = figure.add_subplot(), math.inf
-    for group, title in enumerate(titles):
-        members = {r["provider"]: r for r in rows if row_title(r) == title}
-        present = [name for name in BARS if name in members]
+    for group, name_of_group in enumerate(titles):
+        members = {r["provider"]: r for r in rows if report.row_title(r) == name_of_group}
+        present = [name for name in report.NAMES if name in members]
         for place, name in enumerate(present):
             x = group + 0.17 * (place - (len(present) - 1) / 2)
             ms = members[name]["time_ms"]
-            axes.bar(x, ms, 0.155, color=BARS[name], label=NAMES[name], zorder=3)
+            axes.bar(x, ms, 0.155, color=BARS[name], label=report.NAMES[name], zorder=3)
             axes.text(x, 1.1 * ms, time_text(ms), ha="center", va="bottom", fontsize=6.5, color=_INK, rotation=90)
-        floor_ms = max(members["fastssl"][key] for key in ("floor_bytes_ms", "floor_operations_ms"))
+        floor_ms = members["fastssl"]["floor_ms"]
         axes.hlines(floor_ms, group - 0.45, group + 0.45, color=_INK, linewidth=1.2, label="floor", zorder=4)
         least_ms = min(least_ms, floor_ms)
     axes.set_yscale("log")
@@ -111,19 +129,17 @@ def draw_augment(result: dict[str, Any], folder: Path) -> list[Path]:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value, time_text)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xticks(range(len(titles)), [title.replace(", ", ",\n").replace(" + ", " +\n") for title in titles])
-    axes.tick_params(axis="x", labelsize=8, length=0)
-    axes.set_ylabel("median time a view", color=_INK)
-    on = "" if result["environment"]["device"].startswith("cuda") else ", 1 thread"
-    _dress(axes, f"Augmentation, time a view\n{result['environment']['machine_name']}{on}")
+    axes.tick_params(axis="x", labelsize=8 if len(titles) <= 7 else 6.5, length=0)
+    axes.set_ylabel(ylabel, color=_INK)
+    _dress(axes, title)
     handles = {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False, fontsize=9)
-    path = folder / "augment_time.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return [path]
 
 
-DRAW = {"ntxent": draw_ntxent, "augment": draw_augment}
+DRAW = {"ntxent": draw_ntxent, "augment": draw_augment, "masking": draw_masking}
 
 
 def _dress(axes: Any, title: str) -> None:

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import report_augment
+import report_masking
 import report_ntxent
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- bench:{op}:begin -->", "<!-- bench:{op}:end -->"
-SECTIONS = {"ntxent": report_ntxent, "augment": report_augment}
+SECTIONS = {"ntxent": report_ntxent, "augment": report_augment, "masking": report_masking}
 Results = dict[str, dict[str, Any]]  # by machine
 
 

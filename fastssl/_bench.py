@@ -90,32 +90,39 @@ def interleave(
     return results
 
 
-def time_loss(form: Callable[..., Tensor], z0: Tensor, z1: Tensor, *rest: float) -> tuple[float, float]:
-    """Milliseconds of one forward, and of that forward plus its backward.
+def time_passes(
+    forward: Callable[[], _T], backward: Callable[[_T], object], device: torch.device
+) -> tuple[float, float]:  # fmt: skip
+    """Milliseconds of one forward, and of that forward plus its backward, which takes what the forward returned.
 
     On CUDA these are times between events, taken after writes that empty the L2 cache and keep the device busy while
     the host runs ahead, as it does in a training loop.
     """
-    if z0.device.type == "cuda":
-        _flush(z0.device)
+    if device.type == "cuda":
+        _flush(device)
         events = [torch.cuda.Event(enable_timing=True) for _ in range(3)]
         events[0].record()
-        loss = form(z0, z1, *rest)
+        result = forward()
         events[1].record()
-        torch.autograd.grad(loss, (z0, z1))
+        backward(result)
         events[2].record()
-        torch.cuda.synchronize(z0.device)
+        torch.cuda.synchronize(device)
         return events[0].elapsed_time(events[1]), events[0].elapsed_time(events[2])
     start = time.perf_counter()
-    loss = form(z0, z1, *rest)
+    result = forward()
     middle = time.perf_counter()
-    torch.autograd.grad(loss, (z0, z1))
+    backward(result)
     end = time.perf_counter()
     return 1e3 * (middle - start), 1e3 * (end - start)
 
 
+def time_loss(form: Callable[..., Tensor], z0: Tensor, z1: Tensor, *rest: float) -> tuple[float, float]:
+    """`time_passes` of a loss of two tensors and of the gradients of both."""
+    return time_passes(lambda: form(z0, z1, *rest), lambda loss: torch.autograd.grad(loss, (z0, z1)), z0.device)
+
+
 def time_call(call: Callable[[], object], device: torch.device) -> float:
-    """Milliseconds of one call whose work is on `device`; see `time_loss`."""
+    """Milliseconds of one call whose work is on `device`; see `time_passes`."""
     if device.type == "cuda":
         _flush(device)
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

@@ -58,6 +58,11 @@ class Run:
     history: list[Row] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)  # of the steps since the last row
 
+    def looks(self, step: int) -> bool:
+        """Whether to measure kNN and to draw reconstructions at a step: every `knn_every` epochs, and at the end."""
+        s = self.settings
+        return self.knn_every > 0 and (step == s.steps or step % (self.knn_every * s.steps_per_epoch) == 0)
+
     @property
     def checkpoint(self) -> Path:
         """The file that a killed run resumes from."""
@@ -110,7 +115,7 @@ class _Module(pl.LightningModule):
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": s.weight_decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        optimizer = make_optimizer(s.optimizer, groups, s.lr)
+        optimizer = make_optimizer(s.optimizer, groups, s.lr, s.betas)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, s.lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -167,7 +172,9 @@ class _Module(pl.LightningModule):
             "learning_rate": s.lr * s.lr_factor(max(0, step - 1)),
             "knn": None,
         }
-        if self.run.eval_data is not None and (step == s.steps or epoch % self.run.knn_every == 0):
+        if self.run.looks(step):
+            draw_reconstructions(self.run)
+        if self.run.eval_data is not None and self.run.looks(step):
             train, test = self.run.eval_data
             k = min(20, len(train))
             row["knn"] = knn(self.method.encoder, train, test, k=k, batch_size=s.batch_size).accuracy  # type: ignore[arg-type]
@@ -195,10 +202,12 @@ class _Module(pl.LightningModule):
         self.saved_at = time.monotonic()
 
 
-def make_optimizer(name: str, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+def make_optimizer(
+    name: str, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float]
+) -> torch.optim.Optimizer:
     """Make one of `OPTIMIZERS`."""
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr)
+        return torch.optim.AdamW(groups, lr=lr, betas=betas)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=0.9)
     from timm.optim import Lars
@@ -217,7 +226,7 @@ def read_checkpoint(run: Run) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         state: dict[str, Any] = checkpoint["fastssl"]
-        before = state["settings"]
+        before = {"betas": Settings.betas, **state["settings"]}  # which version 0.1 did not keep
         shapes = {key: value.shape for key, value in checkpoint["state_dict"].items()}
     except Exception as error:  # a damaged file fails in any of a dozen ways
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
@@ -337,9 +346,23 @@ def write_csv(run: Run) -> None:
     os.replace(fresh, run.out / "metrics.csv")
 
 
-def plot(run: Run) -> None:
-    """Write loss.png, embedding.png and, where kNN was measured, knn.png."""
+def draw_reconstructions(run: Run) -> None:
+    """Write reconstruction.png of eight images, where the method has a `reconstruct`."""
+    reconstruct = getattr(run.method, "reconstruct", None)
+    if reconstruct is None:
+        return
+    shown = run.images if run.eval_data is None else run.eval_data[1]
+    images, _ = shown.batch(range(min(8, len(shown))))
+    device = next(run.method.parameters()).device
+    rows = zip(("original", "seen", "reconstruction"), reconstruct(images.to(device)), strict=True)
     title = f"{type(run.method).__name__} on {run.images.name}"
+    plots.reconstructions(dict(rows), run.out / "reconstruction.png", title)
+
+
+def plot(run: Run) -> None:
+    """Write loss.png, embedding.png and, where they apply, knn.png and reconstruction.png."""
+    title = f"{type(run.method).__name__} on {run.images.name}"
+    draw_reconstructions(run)
     plots.loss_curve(run.history, run.out / "loss.png", title)
     if run.eval_data is not None:
         plots.knn_curve(run.history, run.out / "knn.png", title=title)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 OPTIMIZERS = ("adamw", "sgd", "lars")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
@@ -22,6 +24,7 @@ class Settings:
     seed: int
     precision: str
     images: int
+    betas: tuple[float, float] = (0.9, 0.999)  # of adamw
 
     @property
     def steps_per_epoch(self) -> int:
@@ -46,14 +49,18 @@ def make_settings(
     epochs: int,
     batch_size: int,
     lr: float | None,
-    optimizer: str,
+    optimizer: str | None,
     weight_decay: float | None,
     warmup_epochs: float | None,
     seed: int,
     precision: str,
     images: int,
+    defaults: Mapping[str, Any],
 ) -> Settings:
-    """Check the settings and fill in the defaults that depend on others.
+    """Check the settings and fill in the defaults: the method's own, else those of the optimizer.
+
+    A method's `defaults` hold for its own optimizer (adamw unless it names another): `lr`, for a batch of 256 and
+    scaled with it, `weight_decay` and `betas`; and `warmup_epochs`, which is a tenth of the run, at most so many.
 
     Raises:
         TypeError, ValueError: one is of another type or out of range.
@@ -61,25 +68,40 @@ def make_settings(
     check("epochs", epochs, int, 1)
     check("batch_size", batch_size, int, 2, "one image alone has no negatives")
     check("seed", seed, int, 0)
+    own = defaults.get("optimizer", "adamw")
+    optimizer = own if optimizer is None else optimizer
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer: got {optimizer!r}, want {', '.join(map(repr, OPTIMIZERS))}")
     if precision not in PRECISIONS:
         raise ValueError(f"precision: got {precision!r}, want {', '.join(map(repr, PRECISIONS))}")
     if batch_size > images:
         raise ValueError(f"batch_size: got {batch_size}, want at most the number of images, {images}")
+    published = defaults if optimizer == own else {}
+    scale = batch_size / 256
     if lr is None:
-        lr = {"adamw": 1e-3, "sgd": 0.06 * batch_size / 256, "lars": 0.3 * batch_size / 256}[optimizer]
+        by_optimizer = {"adamw": 1e-3, "sgd": 0.06 * scale, "lars": 0.3 * scale}
+        lr = published["lr"] * scale if "lr" in published else by_optimizer[optimizer]
     if weight_decay is None:
-        weight_decay = {"adamw": 1e-2, "sgd": 5e-4, "lars": 1e-6}[optimizer]
+        weight_decay = published.get("weight_decay", {"adamw": 1e-2, "sgd": 5e-4, "lars": 1e-6}[optimizer])
     if warmup_epochs is None:
-        warmup_epochs = min(10, epochs / 10)
+        warmup_epochs = min(defaults.get("warmup_epochs", 10), epochs / 10)
     check("lr", lr, (int, float), 0)
     if lr == 0:
         raise ValueError("lr: got 0, want a number > 0")
     check("weight_decay", weight_decay, (int, float), 0)
     check("warmup_epochs", warmup_epochs, (int, float), 0)
+    betas = published.get("betas", Settings.betas)
     return Settings(
-        epochs, batch_size, float(lr), optimizer, float(weight_decay), float(warmup_epochs), seed, precision, images
+        epochs,
+        batch_size,
+        float(lr),
+        optimizer,
+        float(weight_decay),
+        float(warmup_epochs),
+        seed,
+        precision,
+        images,
+        betas,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import os
 import platform
 import sys
@@ -13,24 +12,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import __version__
+from . import __version__, _cli_train
+from ._cli_train import NO_DEFAULT
 
 EXAMPLES = """examples:
   fastssl pretrain simclr --data shapes --epochs 20      train on generated pictures, no download
   fastssl pretrain simclr --data photos/ --encoder resnet50 --epochs 100 --out runs/photos
+  fastssl pretrain mae --data digits                     hide three quarters of an image, and fill them in
   fastssl evaluate runs/photos                           kNN and linear accuracy of its encoder
+  fastssl evaluate runs/mae-digits --finetune            and what it learns from ten labels a class
   fastssl augment --recipe dino photo.jpg                see the views that a recipe makes of an image
   fastssl bench ntxent --pairs 512 4096                  time the loss on this machine
   fastssl bench augment --recipe simclr dino             time a recipe's views against torchvision
+  fastssl bench masking --batch-size 64                  time masking, restoring and the masked loss
   fastssl info                                           versions, and which backends are on
 """
 
 
 # The keys of fastssl.transforms.RECIPES, which would have to import torch to be asked.
 _RECIPES = ("simclr", "simclr-small", "mocov2", "byol", "dino", "swav", "mae")
-
-# Keeps argparse's formatter from printing "(default: None)" where the help tells the default in words.
-_NO_DEFAULT: dict[str, Any] = {"default": argparse.SUPPRESS}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,62 +50,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     settings: dict[str, Any] = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
 
-    p = commands.add_parser("pretrain", help="train an encoder without labels", **settings)
-    p.add_argument("method", choices=["simclr"], help="the method")
-    p.add_argument(
-        "--data", required=True, help="digits, shapes, or a folder of images (sub-folders are classes)", **_NO_DEFAULT
-    )
-    p.add_argument(
-        "--encoder",
-        help="name of a timm model, or small: a ResNet of four blocks (default: small up to 64 pixels, else resnet18)",
-        default=argparse.SUPPRESS,
-    )
-    p.add_argument(
-        "--image-size", type=int, help="pixels a side (default: of the data; 224 for a folder)", **_NO_DEFAULT
-    )
-    p.add_argument(
-        "--decode-size",
-        type=int,
-        help="for large photographs: decode JPEGs at 1/2, 1/4 or 1/8 while both sides keep so many pixels "
-        "(default: at their own size)",
-        **_NO_DEFAULT,
-    )
-    p.add_argument("--epochs", type=int, default=100, help="passes through the data")
-    p.add_argument("--batch-size", type=int, default=256, help="images a step")
-    p.add_argument("--optimizer", choices=["adamw", "sgd", "lars"], default="adamw", help="optimizer")
-    p.add_argument(
-        "--lr", type=float, help="peak learning rate (default: by optimizer, see fastssl.fit)", **_NO_DEFAULT
-    )
-    p.add_argument("--weight-decay", type=float, help="weight decay (default: by optimizer)", **_NO_DEFAULT)
-    p.add_argument("--warmup-epochs", type=float, help="warmup (default: a tenth of the epochs)", **_NO_DEFAULT)
-    p.add_argument("--temperature", type=float, default=0.5, help="temperature of the loss")
-    p.add_argument("--projection-dim", type=int, default=128, help="width of the projections")
-    p.add_argument("--seed", type=int, default=0, help="of the initial weights, the data order and the augmentation")
-    p.add_argument("--precision", choices=["32-true", "16-mixed", "bf16-mixed"], default="32-true", help="arithmetic")
-    p.add_argument("--accelerator", default="auto", help="auto, cpu, gpu ...")
-    p.add_argument("--workers", type=int, help="processes that read images (default: by data)", **_NO_DEFAULT)
-    p.add_argument("--knn-every", type=int, default=10, help="epochs between kNN measurements, 0 for none")
-    p.add_argument("--out", help="folder of the run (default: runs/METHOD-DATA)", **_NO_DEFAULT)
-    p.add_argument("--resume", action="store_true", help="continue the run in --out, if there is one")
-    p.add_argument("--overwrite", action="store_true", help="replace the run in --out")
-    p.add_argument("--quiet", action="store_true", help="no progress bar")
-    p.set_defaults(run=pretrain)
-
-    p = commands.add_parser("evaluate", help="kNN and linear accuracy of a trained encoder", **settings)
-    p.add_argument("folder", metavar="RUN", help="folder of a run, as pretrain leaves it")
-    p.add_argument("--data", help="labelled data (default: those of the run)", **_NO_DEFAULT)
-    p.add_argument("--k", type=int, default=20, help="neighbours that vote")
-    p.add_argument("--labels-per-class", type=int, default=10, help="labels of the small linear probe")
-    p.add_argument("--seed", type=int, default=0, help="of the labelled subsets and the untrained encoder")
-    p.set_defaults(run=evaluate)
+    _cli_train.add_parsers(commands, settings)
 
     p = commands.add_parser("augment", help="draw the views that a recipe makes of your images", **settings)
     p.add_argument("images", nargs="+", metavar="IMAGE", help="an image file, or a folder, of which four are taken")
-    p.add_argument("--recipe", choices=_RECIPES, required=True, help="the recipe", **_NO_DEFAULT)
-    p.add_argument("--size", type=int, help="pixels a side of the large views (default: by recipe)", **_NO_DEFAULT)
+    p.add_argument("--recipe", choices=_RECIPES, required=True, help="the recipe", **NO_DEFAULT)
+    p.add_argument("--size", type=int, help="pixels a side of the large views (default: by recipe)", **NO_DEFAULT)
     p.add_argument("--seed", type=int, default=0, help="of the draws")
     p.add_argument("--rounding", choices=["none", "uint8"], default="none", help="between the steps")
-    p.add_argument("--out", help="PNG or JPEG file to write (default: views-RECIPE.png)", **_NO_DEFAULT)
+    p.add_argument("--out", help="PNG or JPEG file to write (default: views-RECIPE.png)", **NO_DEFAULT)
     p.set_defaults(run=augment)
 
     ops = commands.add_parser("bench", help="time an op on this machine").add_subparsers(
@@ -122,112 +75,20 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--batch-size", type=int, default=32, help="images a call")
     p.add_argument("--image-size", type=int, default=256, help="pixels a side of the images")
     p.set_defaults(run=bench_augment)
+    p = ops.add_parser("masking", help="masking, restoring and the masked loss against eager PyTorch", **settings)
+    p.add_argument("--batch-size", type=int, default=64, help="images a step")
+    p.add_argument("--dim", type=int, default=768, help="width of the tokens")
+    p.add_argument("--image-size", type=int, default=224, help="pixels a side, cut into patches of 16 x 16")
+    p.add_argument("--mask-ratio", type=float, default=0.75, help="part of the patches that is removed")
+    p.add_argument("--dtype", choices=["float32", "float16", "bfloat16", "float64"], default="float32", help="type")
+    p.set_defaults(run=bench_masking)
     for p in ops.choices.values():
-        p.add_argument("--device", help="cpu or cuda (default: cuda where there is one)", **_NO_DEFAULT)
+        p.add_argument("--device", help="cpu or cuda (default: cuda where there is one)", **NO_DEFAULT)
         p.add_argument("--repeats", type=int, default=9, help="measurements, whose median counts")
 
     p = commands.add_parser("info", help="versions, and every backend with the reason it is on or off")
     p.set_defaults(run=info)
     return top
-
-
-def pretrain(args: argparse.Namespace) -> None:
-    """Run ``fastssl pretrain``."""
-    from ._extras import require
-
-    torch = require("torch", "fastssl pretrain")
-    require("lightning.pytorch", "fastssl pretrain")
-    from . import data, methods
-    from .train import fit
-
-    given = vars(args)
-    images = data.load(args.data, image_size=given.get("image_size"), decode_size=given.get("decode_size"))
-    out = given.get("out") or Path("runs") / f"{args.method}-{images.name}"
-    print(f"data     {images}")
-    torch.manual_seed(args.seed)
-    name = given.get("encoder") or ("small" if images.image_size <= 64 else "resnet18")
-    if name == "small":
-        encoder = methods.small_resnet(images.channels, images.image_size)
-    else:
-        encoder = methods.build_encoder(name, in_chans=images.channels, image_size=images.image_size)
-    method = methods.METHODS[args.method](
-        encoder, temperature=args.temperature, projection_dim=args.projection_dim, image_size=images.image_size
-    )
-    weights = sum(p.numel() for p in encoder.parameters())
-    print(f"encoder  {name}, {weights / 1e6:.2f} million weights, {encoder.num_features} features")
-    measured = images.labelled and args.knn_every > 0
-    result = fit(
-        method,
-        images,
-        epochs=args.epochs,
-        batch_size=args.batch_size,
-        lr=given.get("lr"),
-        optimizer=args.optimizer,
-        weight_decay=given.get("weight_decay"),
-        warmup_epochs=given.get("warmup_epochs"),
-        out=out,
-        seed=args.seed,
-        precision=args.precision,
-        accelerator=args.accelerator,
-        workers=given.get("workers"),
-        resume=args.resume,
-        overwrite=args.overwrite,
-        eval_data=(images, data.load(args.data, split="test", image_size=images.image_size)) if measured else None,
-        knn_every=args.knn_every,
-        progress=not args.quiet,
-    )
-    print(f"loss     {result.loss:.4f}")
-    if result.knn is not None:
-        print(f"kNN      {100 * result.knn:.1f} %")
-    print(f"encoder  {result.encoder_path}")
-    if images.labelled:
-        print(f"next     fastssl evaluate {result.out}")
-
-
-def evaluate(args: argparse.Namespace) -> None:
-    """Run ``fastssl evaluate``."""
-    from ._extras import require
-
-    torch = require("torch", "fastssl evaluate")
-    from . import data, methods
-    from .evaluate import features, knn, linear_probe, plots
-
-    folder = Path(args.folder)
-    encoder = methods.load_encoder(folder)
-    about = json.loads((folder / "encoder.json").read_text())
-    source = vars(args).get("data")
-    if source is None:
-        config = folder / "config.json"
-        source = json.loads(config.read_text()).get("data") if config.is_file() else None
-        if source is None:
-            raise ValueError(f"data: {config} does not tell the data of the run; pass --data")
-    size = None if source in ("digits", "shapes") else about["image_size"]
-    train, test = (data.load(source, split=split, image_size=size) for split in ("train", "test"))
-    if train.channels != about["in_chans"]:
-        raise ValueError(f"data: got images of {train.channels} channels, want {about['in_chans']} as in {folder}")
-    if not train.labelled:
-        raise ValueError(f"data: {source!r} has no labels, want one sub-folder a class")
-    torch.manual_seed(args.seed)
-    rows: dict[str, Any] = {"trained encoder": encoder, "untrained encoder": methods.rebuild(about["timm"])}
-    table: dict[str, dict[str, float]] = {}
-    few = f"linear, {args.labels_per_class} labels a class"
-    print(f"{train.name}: {len(train)} training and {len(test)} test images, accuracy in %")
-    print(f"{'':20}{'kNN':>10}{few:>30}{'linear, all labels':>22}")
-    if train.channels * train.image_size**2 <= 4096:  # a linear probe on more pixels takes hours
-        rows["pixels"] = None
-    for name, module in rows.items():
-        pair = features(module, train), features(module, test)
-        table[name] = {
-            "kNN": knn(None, *pair, k=args.k).accuracy,
-            few: linear_probe(None, *pair, labels_per_class=args.labels_per_class, seed=args.seed).accuracy,
-            "linear, all labels": linear_probe(None, *pair).accuracy,
-        }
-        a, b, c = (100 * value for value in table[name].values())
-        print(f"{name:20}{a:10.1f}{b:30.1f}{c:22.1f}", flush=True)
-    (folder / "evaluation.json").write_text(json.dumps(table, indent=2) + "\n")
-    ordered = dict(reversed(table.items()))
-    plots.accuracy_bars(ordered, folder / "evaluation.png", train.name, chance=1 / len(train.classes))
-    print(f"written  {folder / 'evaluation.json'}, {folder / 'evaluation.png'}")
 
 
 def augment(args: argparse.Namespace) -> None:
@@ -290,6 +151,21 @@ def bench_augment(args: argparse.Namespace) -> None:
     for row in compare_views(args.recipe, args.batch_size, size, device, args.repeats):
         times = f"{row.fastssl_ms:14.4f}{row.torchvision_ms:18.4f}{row.speedup:24.2f}"
         print(f"{row.recipe:12}{row.views:8}{times}", flush=True)
+
+
+def bench_masking(args: argparse.Namespace) -> None:
+    """Run ``fastssl bench masking``."""
+    import torch
+
+    from ._bench_masking import compare_masking
+
+    device = _bench_device(args, ("batch_size", "dim", "image_size", "repeats"))
+    tokens = f"{args.batch_size} images of {args.image_size} x {args.image_size}, patches of 16, d = {args.dim}"
+    print(f"forward + backward, {tokens}, {args.dtype} on {device}, {torch.get_num_threads()} threads")
+    print(f"{'op':12}{'fastssl ms':>14}{'eager ms':>14}{'eager / fastssl':>18}")
+    sizes = (args.batch_size, args.dim, args.image_size, args.mask_ratio)
+    for row in compare_masking(*sizes, getattr(torch, args.dtype), device, args.repeats):
+        print(f"{row.op:12}{row.fastssl_ms:14.3f}{row.eager_ms:14.3f}{row.speedup:18.2f}", flush=True)
 
 
 def info(args: argparse.Namespace) -> None:

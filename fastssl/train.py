@@ -16,13 +16,14 @@ from ._extras import require
 from ._settings import check, make_settings
 from .data import Images, load
 from .methods import export_encoder
+from .methods._encoder import fixed_size
 
 __all__ = ["FitResult", "fit"]
 
 # The files of a run that another run must not find; TensorBoard keeps its own side by side.
 WRITTEN = (
     "last.ckpt", "metrics.csv", "config.json", "encoder.safetensors", "encoder.json",
-    "loss.png", "knn.png", "embedding.png",
+    "loss.png", "knn.png", "embedding.png", "reconstruction.png",
 )  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def fit(
     epochs: int = 100,
     batch_size: int = 256,
     lr: float | None = None,
-    optimizer: str = "adamw",
+    optimizer: str | None = None,
     weight_decay: float | None = None,
     warmup_epochs: float | None = None,
     out: str | os.PathLike[str] = "runs/fastssl",
@@ -81,22 +82,23 @@ def fit(
     raise KeyboardInterrupt.
 
     `out` receives ``encoder.safetensors`` and ``encoder.json`` (the encoder), ``config.json`` (the settings),
-    ``metrics.csv``, ``loss.png``, ``knn.png`` and ``embedding.png``, ``tensorboard/``, and ``last.ckpt``.
+    ``metrics.csv``, ``loss.png``, ``knn.png`` and ``embedding.png``, ``tensorboard/``, and ``last.ckpt``; of a method
+    that has ``reconstruct(images)`` also ``reconstruction.png``: eight images, what the encoder sees, what comes out.
 
     Args:
         method: such as `fastssl.methods.SimCLR`: a module with `encoder`, ``augment(uint8 images) -> views``,
             ``forward(views) -> loss`` and, if it needs one, ``after_step(step, total_steps)``. The images of a folder
             reach `augment` at their own sizes, as `fastssl.RaggedImages`, all others as a tensor. An attribute
             `image_size` that is None is set to that of the data, so that views are as large as the images which
-            the encoder is evaluated on.
+            the encoder is evaluated on. Published settings in an attribute `defaults` count where the call says none.
         data: images, ``"digits"``, ``"shapes"`` or a folder (its training split); see `fastssl.data.load`.
         epochs: passes through the data, >= 1.
         batch_size: images a step, from 2 to the size of the data.
-        lr: peak learning rate > 0; by default 1e-3 for adamw, and for a batch of 256 0.06 (sgd) or 0.3 (lars), scaled
-            with the batch.
-        optimizer: "adamw", "sgd" or "lars" (both with momentum 0.9; LARS of timm).
-        weight_decay: >= 0; by default 1e-2 for adamw, 5e-4 for sgd, 1e-6 for lars.
-        warmup_epochs: >= 0; by default a tenth of the epochs, at most 10.
+        lr: peak learning rate > 0; by default the method's, else 1e-3 for adamw, and for a batch of 256 0.06 (sgd) or
+            0.3 (lars), scaled with the batch, as the method's is.
+        optimizer: "adamw", "sgd" or "lars" (both with momentum 0.9; LARS of timm); by default the method's, else adamw.
+        weight_decay: >= 0; by default the method's, else 1e-2 for adamw, 5e-4 for sgd, 1e-6 for lars.
+        warmup_epochs: >= 0; by default a tenth of the epochs, at most 10 or what the method says.
         out: folder of the run.
         seed: of the data order, the augmentation and everything random in a step. It does not touch the weights
             that the method starts with.
@@ -108,7 +110,8 @@ def fit(
         overwrite: delete the run in `out` first.
         eval_data: labelled (train, test) images for the kNN accuracy; by default the splits of `data` where it is
             a name or a labelled folder, else none.
-        knn_every: epochs between kNN measurements, 0 for none; the last epoch is always measured otherwise.
+        knn_every: epochs between kNN measurements, and pictures of reconstructions, 0 for none on the way; the last
+            epoch is always measured otherwise.
         checkpoint_minutes: longest time between checkpoints; 0 writes one after every step.
         log_every: steps between rows of the history; by default about 1000 rows a run.
         progress: show a progress bar.
@@ -133,6 +136,7 @@ def fit(
     settings = make_settings(
         epochs=epochs, batch_size=batch_size, lr=lr, optimizer=optimizer, weight_decay=weight_decay,
         warmup_epochs=warmup_epochs, seed=seed, precision=precision, images=len(images),
+        defaults=getattr(method, "defaults", {}),
     )  # fmt: skip
     check("knn_every", knn_every, int, 0)
     check("checkpoint_minutes", checkpoint_minutes, (int, float), 0)
@@ -144,6 +148,7 @@ def fit(
             f"devices: got {devices}, want 1: the negatives of other processes are not in the loss yet, and a run "
             "without them would train something else"
         )
+    _check_size(method, images)
     if not knn_every:
         eval_data = None
     elif eval_data is None and not isinstance(data, Images) and images.labelled:
@@ -193,6 +198,18 @@ def fit(
     losses = [row["loss"] for row in run.history if row["loss"] is not None]
     measured = [row["knn"] for row in run.history if row["knn"] is not None]
     return FitResult(method, out, path, run.history, losses[-1], measured[-1] if measured else None)
+
+
+def _check_size(method: nn.Module, images: Images) -> None:
+    """Check that the encoder takes images of the size that it is evaluated on."""
+    encoder: nn.Module = method.encoder  # type: ignore[assignment]
+    wanted = fixed_size(encoder)
+    if wanted is not None and wanted != (images.image_size, images.image_size):
+        size = images.image_size
+        raise ValueError(
+            f"image_size: got images of {size} x {size} for an encoder that takes {wanted[0]} x {wanted[1]} alone; "
+            f"load them at that size, or make the encoder with img_size={size}"
+        )
 
 
 def check_method(method: object) -> str:

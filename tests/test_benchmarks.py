@@ -267,6 +267,9 @@ def test_gpu_check_gathers_what_its_steps_found(tmp_path, monkeypatch, capsys):
                    "time_ms": 0.1, "peak_mib": 1.0, "fraction_of_matmul": 0.5, "time_over_fastssl": 1.0},
         "augment": {"op": "augment", "title": "SimCLR 224", "batch": 256, "provider": "fastssl", "time_ms": 0.0012,
                     "time_over_fastssl": 1.0, "predicted_h200_us": 0.14},
+        "masking": {"op": "masking", "case": "restore", "title": "restore", "n": 256, "length": 196, "mode": "fwd_bwd",
+                    "dtype": "bfloat16", "provider": "fastssl", "time_ms": 0.05, "time_over_fastssl": 1.0,
+                    "moved_gbs": 2000.0, "copy_gbs": 4000.0},
     }  # fmt: skip
 
     def run(command, *rest):
@@ -292,6 +295,7 @@ def test_gpu_check_gathers_what_its_steps_found(tmp_path, monkeypatch, capsys):
         assert "50.0 % of matmul" in printed
         assert "1.20 us a view" in printed
         assert "predicted floor 0.14 us" in printed
+        assert "50 % of a copy's rate" in printed
         assert ("no_sync       FAIL" in printed) != sync_is_fine
 
 
@@ -302,6 +306,7 @@ def test_gpu_check_ends_a_step_that_hangs(tmp_path):
     assert told["seconds"] < 30
     assert "begun in file.py" in told["end"]
     assert sum(gpu_check.LIMITS.values()) < 9 * 60
+    assert all((ROOT / "tests" / name).exists() for name in gpu_check.TESTS)
     assert gpu_check.run([sys.executable, "-c", "print(1)"], 20, tmp_path, dict(os.environ))["ok"]
 
 
@@ -321,3 +326,4 @@ def test_pytest_finds_the_benchmarks():
     assert done.returncode == 0, done.stdout[-2000:]
     assert "bench_ntxent.py::test_ntxent[" in done.stdout
     assert "bench_augment.py::test_augment[" in done.stdout
+    assert "bench_masking.py::test_masking[" in done.stdout

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastssl import cli, transforms
+from fastssl import cli, methods, transforms
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +51,45 @@ def test_pretrain_and_evaluate_digits(capsys, tmp_path):
     assert "already holds a run" in err
     code, out, err = run(capsys, *train, "--resume")
     assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "settings"),
+    [
+        (
+            "mae",
+            ("--mask-ratio", "0.5", "--decoder-dim", "16", "--decoder-heads", "4"),
+            {"lr": 2e-3, "weight_decay": 0.05},
+        ),
+        ("simmim", ("--mask-patch-size", "4", "--lr", "0.01"), {"lr": 0.01, "weight_decay": 0.05}),
+        ("dae", ("--corruption", "mask", "--strength", "0.3"), {"lr": 1e-3, "weight_decay": 0.01}),
+        ("dae", ("--encoder", "small-vit"), {"lr": 1e-3}),
+    ],
+)
+def test_pretrain_with_masks_and_noise(capsys, tmp_path, method, options, settings):
+    train = ("pretrain", method, "--data", "digits", "--epochs", "1", "--batch-size", "128", "--quiet", *options)
+    code, out, err = run(capsys, *train)
+    assert code == 0, err
+    folder = tmp_path / "runs" / f"{method}-digits"
+    assert f"picture  runs/{method}-digits/reconstruction.png" in out
+    small = "small-resnet" if method == "dae" and "--encoder" not in options else "small-vit"
+    assert f"encoder  {small}, " in out
+    assert (folder / "reconstruction.png").stat().st_size > 0
+    config = json.loads((folder / "config.json").read_text())
+    assert {key: config["settings"][key] for key in settings} == settings
+
+
+def test_evaluate_by_fine_tuning(capsys, tmp_path):
+    train = ("pretrain", "mae", "--data", "digits", "--epochs", "1", "--knn-every", "0", "--quiet")
+    assert run(capsys, *train)[0] == 0
+    code, out, err = run(
+        capsys, "evaluate", "runs/mae-digits", "--finetune", "--finetune-epochs", "1", "--labels-per-class", "3"
+    )
+    assert code == 0, err
+    assert "fine-tuned, 3 labels a class" in out
+    table = json.loads((tmp_path / "runs" / "mae-digits" / "evaluation.json").read_text())
+    assert set(table["trained encoder"]) - set(table["pixels"]) == {"fine-tuned, 3 labels a class"}
+    assert set(table["trained encoder"]) == set(table["untrained encoder"])
 
 
 def write_photos(folder, classes, count):
@@ -132,6 +171,20 @@ def test_every_recipe_has_its_name_on_the_command_line():
         (("pretrain", "simclr", "--data", "digits", "--encoder", "resnet5000"), 1, "encoder: got 'resnet5000'"),
         (("pretrain", "simclr", "--data", "digits", "--image-size", "9"), 1, "image_size: got 9"),
         (("pretrain", "simclr", "--data", "digits", "--accelerator", "gpux"), 1, "accelerator: got 'gpux'"),
+        (("pretrain",), 2, "the following arguments are required: METHOD"),
+        (("pretrain", "mae", "--data", "digits", "--temperature", "1"), 2, "unrecognized arguments: --temperature 1"),
+        (("pretrain", "simclr", "--data", "digits", "--mask-ratio", "1"), 2, "unrecognized arguments: --mask-ratio 1"),
+        (("pretrain", "mae", "--data", "digits", "--mask-ratio", "1"), 1, "mask_ratio: got 1.0"),
+        (("pretrain", "mae", "--data", "digits", "--decoder-dim", "6"), 1, "decoder_dim: got 6, want a multiple of 4"),
+        (
+            ("pretrain", "simmim", "--data", "digits", "--encoder", "resnet18"),
+            1,
+            "encoder: got 'resnet18', which takes no img_size",
+        ),
+        (("pretrain", "mae", "--data", "digits", "--encoder", "small-resnet"), 1, "encoder: got ResNet, want a Vision"),
+        (("pretrain", "simmim", "--data", "digits", "--mask-patch-size", "3"), 1, "mask_patch_size: got 3, want"),
+        (("pretrain", "dae", "--data", "digits", "--corruption", "salt"), 2, "invalid choice: 'salt'"),
+        (("pretrain", "dae", "--data", "digits", "--strength", "-1"), 1, "strength: got -1.0"),
         (("evaluate", "missing/run"), 1, "folder: got 'missing/run'"),
         (("pretrain", "simclr", "--data", "photos", "--decode-size", "0"), 1, "decode_size: got 0"),
         (("augment", "photo.png"), 2, "the following arguments are required: --recipe"),
@@ -201,8 +254,9 @@ def test_info_and_help_and_version(capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0
     assert "examples:" in out
-    for command in ("pretrain", "evaluate", "augment", "bench", "info"):
-        code, out, _ = run(capsys, command, "--help")
+    pretrains = [("pretrain", method) for method in methods.METHODS]
+    for command in (*pretrains, *((name,) for name in ("pretrain", "evaluate", "augment", "bench", "info"))):
+        code, out, _ = run(capsys, *command, "--help")
         assert code == 0
         assert "default: None" not in out
     assert run(capsys, "--version")[1].startswith("fastssl ")

@@ -1,14 +1,18 @@
-"""Nothing of size 2N x 2N: peak memory counted in bytes, in a process of its own a measurement."""
+"""Nothing of size 2N x 2N, no patches of whole images: peak bytes, in a process of its own a measurement."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-from memory import peak_extra_bytes
+from masking_providers import Problem
+from memory import measure_case, peak_extra_bytes
+
+TOKENS, KEPT, WIDTH = 64 * 196, 64 * 49, 768
 
 
 def test_32768_rows_take_under_100_megabytes() -> None:
@@ -20,3 +24,41 @@ def test_memory_grows_with_rows_not_with_their_square(provider: str) -> None:
     small, large = (peak_extra_bytes(provider, m, 64) for m in (4096, 8192))
     assert large < 2.5 * small
     assert large < 0.1 * 4 * 8192**2
+
+
+def masking_peak(case: str, mode: str, provider: str = "fastssl", n: int = 64, dtype: str = "float32") -> int:
+    problem = asdict(Problem(case, n=n, dtype=dtype))
+    return measure_case("masking_providers", {"problem": problem, "provider": provider, "mode": mode})["peak_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("case", "mode", "results"),
+    [
+        ("ids", "fwd", 5 * TOKENS),  # int64 ids of both kinds, ids_restore, a float mask
+        ("tokens", "fwd", KEPT * WIDTH),
+        ("tokens", "fwd_bwd", (KEPT + TOKENS) * WIDTH),
+        ("embed-uint8", "fwd", 3 * KEPT * WIDTH + 196 * WIDTH),  # patches, positions, what is embedded; pos + bias
+        ("restore", "fwd", (TOKENS + 64) * WIDTH),
+        ("restore", "fwd_bwd", (TOKENS + 64 + KEPT + 64) * WIDTH),
+        ("loss", "fwd", TOKENS * WIDTH),  # the gradient alone, which the forward pass makes
+        ("loss", "fwd_bwd", TOKENS * WIDTH),
+        ("loss-masked", "fwd_bwd", (TOKENS - KEPT) * WIDTH),
+        ("simmim", "fwd_bwd", TOKENS * WIDTH),
+    ],
+)
+def test_masked_training_makes_its_results_and_nothing_else(case: str, mode: str, results: int) -> None:
+    assert masking_peak(case, mode) < 4 * results + 1.5e6
+
+
+@pytest.mark.parametrize("case", ["tokens", "restore", "loss"])
+def test_halves_are_not_widened(case: str) -> None:
+    results = {"tokens": KEPT + TOKENS, "restore": TOKENS + KEPT + 128, "loss": TOKENS}[case]
+    assert masking_peak(case, "fwd_bwd", dtype="bfloat16") < 2 * results * WIDTH + 1.5e6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["restore", "loss"])
+def test_streaming_memory_does_not_grow_but_for_results(case: str) -> None:
+    small, large = (masking_peak(case, "fwd_bwd", "fastssl-torch", n) for n in (128, 256))
+    results = {"restore": TOKENS + KEPT + 128, "loss": TOKENS}[case]
+    assert large - small < 2 * 4 * results * WIDTH + 8e6

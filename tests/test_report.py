@@ -13,6 +13,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import report
 import report_augment
+import report_masking
 import report_ntxent
 import texts
 
@@ -46,6 +47,28 @@ def from_files(provider, images_per_s, **shares):
         "op": "augment", "provider": provider, "recipe": "files", "title": "JPEG 500 × 375 to 2 × 224", "workers": 2,
         "images_per_s": images_per_s, "shares": shares,
     }  # fmt: skip
+
+
+def masking(provider, case="tokens", time_ms=4.0, over=1.0, **other):
+    base = {
+        "op": "masking", "provider": provider, "case": case,
+        "title": {"tokens": "masks + gather", "ids": "random masks"}.get(case, case), "n": 64, "length": 196, "d": 768,
+        "backend": {"fastssl": "cpp", "fastssl-torch": "torch"}.get(provider), "device": "cpu", "dtype": "float32",
+        "mode": "fwd_bwd", "time_ms": time_ms, "time_over_fastssl": over, "peak_mib": 46.0, "floor_bytes": 6e7,
+        "floor_bytes_ms": 2.0, "floor_operations": 0, "floor_operations_ms": 0.0, "copy_gbs": 36.0,
+        "moved_over_floor": 1.0123, "moved_gbs": 24.0, "new_gbs": 6.2,
+    }  # fmt: skip
+    return base | other
+
+
+def mae_step(provider, time_ms, over, **other):
+    base = {
+        "op": "masking", "case": "step", "title": "MAE, whole step", "provider": provider, "device": "cpu", "n": 64,
+        "encoder": "vit_base_patch16_224", "mode": "fwd_bwd", "dtype": "float32", "time_ms": time_ms,
+        "time_over_fastssl": over, "peak_mib": 5000.0, "loss": 1.30491, "difference": 7e-7, "error": 6.4e-7,
+        "exact_batch": 2, **{f"ms_{i}": 100.0 * (i + 1) for i in range(5)},
+    }  # fmt: skip
+    return base | other
 
 
 def result(rows, op="ntxent"):
@@ -93,6 +116,64 @@ def views():
         from_files("torchvision-uint8", 47.0, decode=0.08, augment=0.92),
     ]
     return result(rows, "augment")
+
+
+@pytest.fixture
+def masked():
+    rows = [
+        masking("fastssl", "ids", 1.5, n=8, length=16384, mode="fwd"),
+        masking("eager", "ids", 20.0, 13.3, n=8, length=16384, mode="fwd"),
+        masking("fastssl"),
+        masking("fastssl", time_ms=777.0, mode="fwd"),
+        masking("eager", time_ms=30.0, over=7.5, peak_mib=64.2),
+        masking("lightly", time_ms=28.0, over=7.0),
+        masking("fastssl-torch", time_ms=12.0, over=3.0),
+        masking("fastssl", "embed-uint8", 20.0, floor_operations=3.7e9, floor_operations_ms=10.0),
+        masking("fastssl", n=8, time_ms=0.5),
+        masking("eager", n=8, time_ms=2.0, over=4.0),
+        masking("fastssl", dtype="bfloat16", time_ms=2.5),
+        mae_step("fastssl", 15200.0, 1.0, error=5.8e-7),
+        mae_step("eager", 17000.0, 1.118),
+    ]
+    return result(rows, "masking")
+
+
+def test_masked_training_is_told_as_the_rows_say(masked):
+    text = report_masking.section(masked)
+    lines = text.splitlines()
+    assert lines[0] == "**Some CPU, 2 cores, AVX2**, 2 threads"
+    assert "Forward and backward, float32, 64 images of 196 patches: median time (times fastssl's), peak extra" in text
+    assert "| | fastssl | eager PyTorch | lightly |" in lines
+    assert "| random masks, 8 × 16384, forward | 1.50 ms, 46 MiB | 20.0 ms (13.3×), 46 MiB |  |" in lines
+    assert "| masks + gather, d = 768 | 4.00 ms, 46 MiB | 30.0 ms (7.5×), 64 MiB | 28.0 ms (7.0×), 46 MiB |" in lines
+    assert "Aims on a CPU, over eager PyTorch: masks + gather, d = 768 6× (7.5× measured)." in text
+    assert "| masks + gather, d = 768 | 60.0 MB | 1.01× | 24.0 | 67 % | 2.00 ms |" in lines
+    assert "| embed-uint8 | 60.0 MB | 1.01× | 24.0 | 67 % | 12.0 ms, product included |" in lines
+    assert (
+        "beside a copy's 36 GB/s in the same run. Writing to memory that the system has yet to clear runs at 6.2"
+        in text
+    )
+    assert "masks + gather, d = 768 0.50 ms (4.0×) at 8." in text
+    assert "masks + gather, d = 768 12.0 ms (3.0×) by the torch backend" in text
+    assert "masks + gather, d = 768 2.50 ms in bfloat16" in text
+    assert "A step of MAE, `vit_base_patch16_224`, batch 64, float32, loss and gradients:" in text
+    assert "| fastssl.methods.MAE | 15.2 s | 4.9 GiB | 100 ms | 200 ms | 300 ms | 400 ms | 500 ms |" in lines
+    assert "| the same in plain PyTorch | 17.0 s (1.12×) | 4.9 GiB |" in text
+    assert "no parameter's gradient differs by more than 7.0e-07 of its norm." in text
+    assert "on 2 images the gradients are 5.8e-07 from those in float64, in plain PyTorch 6.4e-07." in text
+    assert "Measured 2026-01-02 by `pytest benchmarks/bench_masking.py`" in text
+    assert "777" not in text
+
+
+def test_parts_of_masked_training_make_a_section(masked):
+    rows = masked["rows"]
+    alone = report_masking.section(result([r for r in rows if r["case"] == "step"], "masking"))
+    assert "| fastssl.methods.MAE | 15.2 s |" in alone
+    assert "must move" not in alone
+    few = report_masking.section(result([masking("fastssl", device="cuda", new_gbs=None)], "masking"))
+    assert "Aims" not in few
+    assert "A step of MAE" not in few
+    assert "has yet to clear" not in few
 
 
 def test_augmentation_is_told_as_the_rows_say(views):
@@ -147,7 +228,7 @@ def test_changed_sources_are_told(measured):
     assert "commit 0123456789 with changes;" in report_ntxent.section(measured)
 
 
-def test_only_the_text_between_markers_changes(measured, views):
+def test_only_the_text_between_markers_changes(measured, views, masked):
     plots = "<!-- bench:{0}-plots:begin -->\n<!-- bench:{0}-plots:end -->\n"
     readme = README + plots.format("ntxent") + README.replace("ntxent", "augment") + plots.format("augment")
     text = report.update(readme, {"some-2c": measured}, "ntxent")
@@ -160,33 +241,39 @@ def test_only_the_text_between_markers_changes(measured, views):
     assert "old" not in both
     assert "![time of a view by recipe, Some CPU, 2 cores, AVX2](benchmarks/results/some-2c/augment_time.png)" in both
     assert report.update(both, {"some-2c": measured}, "ntxent") == both
+    with_masks = README.replace("ntxent", "masking") + plots.format("masking")
+    told = report.update(with_masks, {"some-2c": masked}, "masking")
+    assert "](benchmarks/results/some-2c/masking_time.png)" in told
+    assert report.update(told, {"some-2c": masked}, "masking") == told
     with pytest.raises(ValueError, match="no markers <!-- bench:ntxent:begin -->"):
         report.update("no markers", {"some-2c": measured}, "ntxent")
 
 
-def test_check_finds_a_number_that_no_result_backs(measured, views, tmp_path, capsys):
+def test_check_finds_a_number_that_no_result_backs(measured, views, masked, tmp_path, capsys):
     folder, readme = tmp_path / "results" / "some-2c", tmp_path / "README.md"
     folder.mkdir(parents=True)
-    text = README + README.replace("ntxent", "augment")
-    for op, stored in (("ntxent", measured), ("augment", views)):
+    text = README + README.replace("ntxent", "augment") + README.replace("ntxent", "masking")
+    for op, stored in (("ntxent", measured), ("augment", views), ("masking", masked)):
         (folder / f"{op}.json").write_text(json.dumps(stored))
         text = report.update(text, report.load(tmp_path / "results", op), op)
     readme.write_text(text)
     arguments = ["--check", "--readme", str(readme), "--results", str(tmp_path / "results")]
     assert report.main(arguments) == 0
-    for number in ("11.0 ms", "0.29 ms"):
+    for number in ("11.0 ms", "0.29 ms", "17.0 s"):
         readme.write_text(text.replace(number, "99.0 ms"))
         assert report.main(arguments) == 1
         assert "out of date" in capsys.readouterr().out
     assert report.main(["--check", "--readme", str(readme), "--results", str(tmp_path / "none")]) == 1
 
 
-def test_plots(measured, views, tmp_path):
+def test_plots(measured, views, masked, tmp_path):
     plots = pytest.importorskip("plots", exc_type=ImportError)
-    for op, stored in (("ntxent", measured), ("augment", views)):
+    for op, stored in (("ntxent", measured), ("augment", views), ("masking", masked)):
         for path in plots.DRAW[op](copy.deepcopy(stored), tmp_path):
             assert path.read_bytes().startswith(b"\x89PNG")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["augment_time.png", "ntxent_memory.png", "ntxent_time.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "augment_time.png", "masking_time.png", "ntxent_memory.png", "ntxent_time.png"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("op", report.SECTIONS)

@@ -16,6 +16,7 @@ from torch import nn
 
 import fastssl
 from fastssl import data, methods
+from fastssl.evaluate import plots
 from fastssl.train import WRITTEN
 
 
@@ -23,6 +24,11 @@ def simclr(seed=0):
     torch.manual_seed(seed)
     encoder = methods.build_encoder("resnet18", in_chans=1, stem="small", layers=(1, 1, 1, 1), channels=(4, 4, 8, 8))
     return methods.SimCLR(encoder, projection_dim=16)
+
+
+def mae(seed=0):
+    torch.manual_seed(seed)
+    return methods.MAE(methods.small_vit(1, 8), decoder_dim=16, decoder_depth=1, decoder_heads=2)
 
 
 def fit(method, out, **kwargs):
@@ -78,7 +84,9 @@ def test_the_curve_falls_and_features_improve(tmp_path):
 def test_a_run_leaves_everything_behind(tmp_path):
     result = fit(simclr(), tmp_path / "run", epochs=1, knn_every=1)
     for name in WRITTEN:
-        assert (result.out / name).stat().st_size > 0, name
+        if name != "reconstruction.png":
+            assert (result.out / name).stat().st_size > 0, name
+    assert not (result.out / "reconstruction.png").exists()
     assert list((result.out / "tensorboard").glob("events*"))
     assert not list(result.out.glob("*.tmp"))
     config = json.loads((result.out / "config.json").read_text())
@@ -90,6 +98,80 @@ def test_a_run_leaves_everything_behind(tmp_path):
     again = methods.load_encoder(result.out)
     for key, value in result.method.encoder.state_dict().items():
         assert torch.equal(value, again.state_dict()[key])
+
+
+def test_a_run_of_mae_leaves_pictures_too(tmp_path, some, monkeypatch):
+    drawn = []
+    real = plots.reconstructions
+    monkeypatch.setattr(plots, "reconstructions", lambda rows, *args: drawn.append(rows) or real(rows, *args))
+    result = fit(mae(), tmp_path, data=some, epochs=4, eval_data=(some, some), knn_every=2)
+    for name in WRITTEN:
+        assert (result.out / name).stat().st_size > 0, name
+    assert len(drawn) == 4  # before the first step, after two epochs, after four, and the last plot
+    assert all(rows["original"].shape == (8, 1, 8, 8) for rows in drawn)
+    assert torch.equal(drawn[0]["seen"], drawn[3]["seen"])  # the same patches are hidden each time
+    assert not torch.equal(drawn[0]["reconstruction"], drawn[2]["reconstruction"])
+    again = methods.load_encoder(result.out)
+    for key, value in result.method.encoder.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key])
+    fit(simclr(), tmp_path, data=some, epochs=1, overwrite=True)
+    assert not (tmp_path / "reconstruction.png").exists()
+
+
+def test_a_method_brings_its_own_settings(tmp_path, some):
+    def settings(method, **kwargs):
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        fit(method, out, data=some, epochs=1, batch_size=128, **kwargs)
+        return json.loads((out / "config.json").read_text())["settings"]
+
+    own = settings(mae())
+    assert own["lr"] == 0.75e-4  # published for 256
+    assert own["weight_decay"] == 0.05
+    assert own["betas"] == [0.9, 0.95]
+    assert settings(mae(), lr=0.01, weight_decay=0.1)["lr"] == 0.01
+    other = settings(mae(), optimizer="sgd")
+    assert other["lr"] == 0.03
+    assert other["weight_decay"] == 5e-4
+    plain = settings(simclr())
+    assert plain["lr"] == 1e-3
+    assert plain["betas"] == [0.9, 0.999]
+
+
+@pytest.mark.parametrize("make", [mae, lambda: methods.DenoisingAutoencoder(mae().encoder, "dropout")])
+def test_masked_runs_resume_bit_for_bit(tmp_path, some, make):
+    """Stopped in the middle by an error, whose checkpoint is that of the step before."""
+    unbroken = fit(make(), tmp_path / "unbroken", data=some, log_every=1)
+
+    class Stop(Exception):
+        pass
+
+    method = make()
+    real, steps = method.forward, []
+
+    def forward(views):
+        steps.append(1)
+        if len(steps) == 7:
+            raise Stop
+        return real(views)
+
+    method.forward = forward
+    with pytest.raises(Stop):
+        fit(method, tmp_path / "broken", data=some, log_every=1, checkpoint_minutes=0)
+    resumed = fit(make(), tmp_path / "broken", data=some, log_every=1, checkpoint_minutes=0, resume=True)
+    assert resumed.history == unbroken.history
+    for a, b in zip(unbroken.method.parameters(), resumed.method.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_checkpoint_of_version_0_1_resumes(tmp_path, some):
+    """It does not tell the betas of AdamW."""
+    first = fit(simclr(), tmp_path, data=some, epochs=1)
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    del checkpoint["fastssl"]["settings"]["betas"]
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    assert fit(simclr(), tmp_path, data=some, epochs=1, resume=True).loss == first.loss
+    with pytest.raises(RuntimeError, match=r"had other settings .*betas \(0.9, 0.999\) -> \(0.9, 0.95\)"):
+        fit(mae(), tmp_path, data=some, epochs=1, resume=True)
 
 
 def test_a_folder_trains_the_same_whoever_reads_it(tmp_path):
@@ -272,13 +354,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, some):
         ({"workers": -1}, ValueError, "workers: got -1"),
         ({"log_every": 0}, ValueError, "log_every: got 0"),
         ({"devices": 2}, ValueError, "devices: got 2, want 1: the negatives of other processes"),
+        (
+            {"method": methods.MAE(methods.small_vit(1, 16), 16, 1, 2)},
+            ValueError,
+            "image_size: got images of 8 x 8 for an encoder that takes 16 x 16 alone; load them at that size",
+        ),
         ({"accelerator": "abacus"}, ValueError, "accelerator: got 'abacus'"),
         ({"data": "no/such/folder"}, FileNotFoundError, "data: .*no/such/folder"),
     ],
 )
 def test_bad_input(tmp_path, kwargs, error, says):
     with pytest.raises(error, match=says):
-        fit(simclr(), tmp_path / "run", **kwargs)
+        fit(kwargs.pop("method", None) or simclr(), tmp_path / "run", **kwargs)
     assert not (tmp_path / "run" / "last.ckpt").exists()
 
 

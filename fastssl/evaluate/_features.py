@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from ..data import Images, load, loader
 from ..methods import encode
+from ..methods._encoder import frozen
 from ..transforms import normalize
 
 
@@ -28,19 +28,6 @@ class Features:
 
 
 Data = Images | Features | str
-
-
-@contextlib.contextmanager
-def frozen(encoder: nn.Module) -> Iterator[None]:
-    """Put a module in eval mode without gradients, and every submodule's mode back afterwards."""
-    modes = [(module, module.training) for module in encoder.modules()]
-    encoder.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode  # train(mode) would recurse, and modes may differ below
 
 
 def features(

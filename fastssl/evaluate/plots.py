@@ -12,7 +12,7 @@ import torch
 from .._extras import require
 from ._features import Features
 
-__all__ = ["accuracy_bars", "embedding", "knn_curve", "loss_curve"]
+__all__ = ["accuracy_bars", "embedding", "knn_curve", "loss_curve", "reconstructions"]
 
 _INK, _BLUE, _GREY, _SAND = "#22303c", "#1f6feb", "#9aa7b4", "#d8b26e"
 
@@ -141,7 +141,8 @@ def accuracy_bars(
     """Plot accuracies as groups of bars.
 
     Args:
-        table: accuracy in [0, 1] by representation (a bar's colour) and measure (a group).
+        table: accuracy in [0, 1] by representation (a bar's colour) and measure (a group); a representation may lack
+            a measure that another has.
         path: the PNG file to write.
         title: above the plot.
         chance: accuracy of guessing, drawn as a line.
@@ -150,15 +151,41 @@ def accuracy_bars(
         The path.
     """
     figure, axes = _axes(7.2, 4.0)
-    groups = list(next(iter(table.values())))
+    groups = list(dict.fromkeys(group for row in table.values() for group in row))
     width = 0.8 / len(table)
     for index, ((name, row), colour) in enumerate(zip(table.items(), (_GREY, _SAND, _BLUE, _INK), strict=False)):
-        at = [g + (index - (len(table) - 1) / 2) * width for g in range(len(groups))]
-        bars = axes.bar(at, [100 * row[group] for group in groups], width * 0.94, color=colour, label=name)
+        at = [g + (index - (len(table) - 1) / 2) * width for g, group in enumerate(groups) if group in row]
+        bars = axes.bar(at, [100 * row[g] for g in groups if g in row], width * 0.94, color=colour, label=name)
         axes.bar_label(bars, fmt="%.0f", padding=2, fontsize=8, color=_INK)
     if chance is not None:
         axes.axhline(100 * chance, color=_INK, linestyle=":", linewidth=1, label="chance")
     axes.set(ylabel="test accuracy (%)", title=title, ylim=(0, 108))
     axes.set_xticks(range(len(groups)), groups)
     axes.legend(frameon=False, ncols=len(table) + 1, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    return _save(figure, path)
+
+
+def reconstructions(rows: Mapping[str, torch.Tensor], path: str | os.PathLike[str], title: str = "") -> Path:
+    """Draw rows of images below each other, such as originals, what the encoder sees, and reconstructions.
+
+    Args:
+        rows: images float [N, C, H, W] in [0, 1], C 1 or 3, by the name of the row; N the same for all.
+        path: the PNG file to write.
+        title: above the plot.
+
+    Returns:
+        The path.
+    """
+    pictures = {name: images.detach().float().cpu().clamp(0, 1) for name, images in rows.items()}
+    n, _, height, width = next(iter(pictures.values())).shape
+    figure, _ = _axes(0.6 + 1.1 * n, 0.5 + 1.1 * len(rows) * height / width)
+    figure.clear()
+    grid = figure.subplots(len(rows), n, squeeze=False)
+    for axes_of_row, (name, images) in zip(grid, pictures.items(), strict=True):
+        for axes, image in zip(axes_of_row, images, strict=True):
+            axes.imshow(image.permute(1, 2, 0).squeeze(2), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+        axes_of_row[0].set_ylabel(name, color=_INK, fontsize=9)
+    figure.suptitle(title, color=_INK, fontsize=11)
     return _save(figure, path)

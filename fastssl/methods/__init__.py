@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from ._encoder import build_encoder, encode, export_encoder, load_encoder, rebuild, small_resnet
+from collections.abc import Callable
+
+from torch import nn
+
+from ._encoder import build_encoder, encode, export_encoder, load_encoder, rebuild, small_resnet, small_vit
+from .denoising import DenoisingAutoencoder, denoising_loss
+from .mae import MAE
 from .simclr import SimCLR
+from .simmim import SimMIM
 
 __all__ = [
+    "MAE",
     "METHODS",
+    "DenoisingAutoencoder",
     "SimCLR",
+    "SimMIM",
     "build_encoder",
+    "denoising_loss",
     "encode",
     "export_encoder",
     "load_encoder",
     "rebuild",
     "small_resnet",
+    "small_vit",
 ]
 
 # What `fastssl pretrain <method>` knows.
-METHODS: dict[str, type[SimCLR]] = {"simclr": SimCLR}
+METHODS: dict[str, Callable[..., nn.Module]] = {
+    "simclr": SimCLR,
+    "mae": MAE,
+    "simmim": SimMIM,
+    "dae": DenoisingAutoencoder,
+}

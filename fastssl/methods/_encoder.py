@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,16 @@ from torch import Tensor, nn
 
 from .._extras import require
 from ..transforms import statistics
+from ._vit import init_vit
 
 _STEMS = ("timm", "no-pool", "small")
+_INITS = ("timm", "mae")
 _RECIPE = "_fastssl_recipe"  # the attribute that remembers build_encoder's arguments
 
 
-def build_encoder(name: str = "resnet18", *, in_chans: int = 3, stem: str = "timm", **kwargs: Any) -> nn.Module:
+def build_encoder(
+    name: str = "resnet18", *, in_chans: int = 3, stem: str = "timm", init: str = "timm", **kwargs: Any
+) -> nn.Module:
     """Make a timm model without its classifier, and remember how it was made.
 
     Args:
@@ -25,6 +31,8 @@ def build_encoder(name: str = "resnet18", *, in_chans: int = 3, stem: str = "tim
         in_chans: channels of the images, 1 or 3.
         stem: ``"timm"``, or for small images ``"no-pool"``, which leaves out the pooling after the stem of a ResNet, or
             ``"small"``, which besides makes its first layer a 3x3 convolution of stride 1.
+        init: ``"timm"``, or for a vision transformer ``"mae"``: the initial weights of He et al. 2022, with fixed
+            positions of sines and cosines.
         **kwargs: passed to ``timm.create_model``, such as ``pretrained=True`` or ``layers=(1, 1, 1, 1)``.
 
     Returns:
@@ -32,11 +40,14 @@ def build_encoder(name: str = "resnet18", *, in_chans: int = 3, stem: str = "tim
 
     Raises:
         ValueError: timm has no such model, it refuses an argument, or the model has no ResNet stem to replace.
+        TypeError: initial weights of MAE are wanted for what is no vision transformer.
         MissingExtraError: timm is not installed.
     """
     timm = require("timm", "an encoder by name")
     if stem not in _STEMS:
         raise ValueError(f"stem: got {stem!r}, want {', '.join(map(repr, _STEMS))}")
+    if init not in _INITS or (init != "timm" and kwargs.get("pretrained")):
+        raise ValueError(f"init: got {init!r}, want 'timm', or 'mae' for an encoder that is not pretrained")
     if in_chans not in (1, 3):
         raise ValueError(f"in_chans: got {in_chans!r}, want 1 or 3")
     if not isinstance(name, str) or not timm.is_model(name):
@@ -46,6 +57,11 @@ def build_encoder(name: str = "resnet18", *, in_chans: int = 3, stem: str = "tim
     try:
         model: nn.Module = timm.create_model(name, num_classes=0, in_chans=in_chans, **kwargs)
     except TypeError as error:
+        if "img_size" in kwargs and "img_size" in str(error):
+            raise ValueError(
+                f"encoder: got {name!r}, which takes no img_size; want a vision transformer such as "
+                "'vit_base_patch16_224'"
+            ) from None
         raise ValueError(f"encoder: timm cannot make {name!r} with {kwargs}: {error}") from None
     if stem != "timm":
         first: Any = getattr(model, "conv1", None)
@@ -56,9 +72,11 @@ def build_encoder(name: str = "resnet18", *, in_chans: int = 3, stem: str = "tim
         conv = nn.Conv2d(in_chans, first.out_channels, 3, 1, 1, bias=False)
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         model.conv1 = conv
+    if init == "mae":
+        init_vit(model)
     # Weights come from the exported file, so a rebuilt encoder never downloads the pretrained ones.
     kept = {key: value for key, value in kwargs.items() if not key.startswith("pretrained")}
-    setattr(model, _RECIPE, {"name": name, "in_chans": in_chans, "stem": stem, "kwargs": kept})
+    setattr(model, _RECIPE, {"name": name, "in_chans": in_chans, "stem": stem, "init": init, "kwargs": kept})
     return model
 
 
@@ -81,9 +99,37 @@ def small_resnet(in_chans: int = 3, image_size: int = 32) -> nn.Module:
     )
 
 
+def small_vit(in_chans: int = 3, image_size: int = 32) -> nn.Module:
+    """Make a vision transformer of six blocks and 0.7 million weights, small enough to train on a CPU in minutes.
+
+    Args:
+        in_chans: channels of the images, 1 or 3.
+        image_size: height and width of the images in pixels, which patches of some size must divide into 4 to 16 a
+            side; 8 a side where there is a choice.
+
+    Returns:
+        A module float [B, in_chans, H, W] -> features [B, 96], with MAE's initial weights.
+
+    Raises:
+        ValueError: no patch size divides the images so.
+    """
+    patches = [p for p in range(2, image_size // 4 + 1) if image_size % p == 0 and image_size // p <= 16]
+    if not patches:
+        raise ValueError(f"image_size: got {image_size}, want one of 4 to 16 whole patches a side, such as 32")
+    patch = min(patches, key=lambda p: abs(image_size / p - 8))
+    # The features are the mean of the normed patches: there is no class token, which masking would not train.
+    return build_encoder(
+        "vit_tiny_patch16_224", in_chans=in_chans, init="mae", img_size=image_size, patch_size=patch, embed_dim=96,
+        depth=6, num_heads=3, class_token=False, global_pool="avg", fc_norm=False,
+    )  # fmt: skip
+
+
 def rebuild(recipe: dict[str, Any]) -> nn.Module:
     """Make a fresh encoder by the recipe of an encoder.json, with new random weights."""
-    return build_encoder(recipe["name"], in_chans=recipe["in_chans"], stem=recipe["stem"], **recipe["kwargs"])
+    init = recipe.get("init", "timm")  # which files of version 0.1 do not tell
+    return build_encoder(
+        recipe["name"], in_chans=recipe["in_chans"], stem=recipe["stem"], init=init, **recipe["kwargs"]
+    )  # fmt: skip
 
 
 def encoder_width(encoder: object, given: int | None = None) -> int:
@@ -99,6 +145,26 @@ def encoder_width(encoder: object, given: int | None = None) -> int:
     if not isinstance(width, int) or width < 1:
         raise ValueError("feature_dim: the encoder has no num_features; pass the width of its features")
     return width
+
+
+def fixed_size(encoder: nn.Module) -> tuple[int, int] | None:
+    """Return the only height and width of images that a vision transformer takes, or None for any other encoder."""
+    embed: Any = getattr(encoder, "patch_embed", None)
+    size = getattr(embed, "img_size", None) if getattr(embed, "strict_img_size", False) else None
+    return None if size is None else (int(size[0]), int(size[1]))
+
+
+@contextlib.contextmanager
+def frozen(encoder: nn.Module) -> Iterator[None]:
+    """Put a module in eval mode without gradients, and every submodule's mode back afterwards."""
+    modes = [(module, module.training) for module in encoder.modules()]
+    encoder.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode  # train(mode) would recurse, and modes may differ below
 
 
 def encode(encoder: nn.Module, x: Tensor) -> Tensor:

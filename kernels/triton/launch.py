@@ -212,3 +212,61 @@ def splits(config: Config, device: torch.device, m: int) -> int:
     """Parts of the column loop, each a program of its own, where row blocks alone would leave processors idle."""
     row_blocks = -(-m // config.block_m)
     return max(1, min(2 * processors(device) // row_blocks, row_blocks // 2 + 1))
+
+
+def rank_blocks(quads: int) -> dict[str, int]:
+    """Random masking, in fours of tokens: 32 tokens a program, compared with up to 256 at a time."""
+    return {"BLOCK": 8, "CHUNK": min(64, max(16, 1 << (quads - 1).bit_length()))}
+
+
+def tile(width: int) -> dict[str, int]:
+    """Rows of tokens: up to 2048 elements a program, 16 a thread; columns of 64 to 256 that divide the width if any do.
+
+    Rows that are not whole 16-byte words are read number by number, each with an address: half as many.
+    """
+    aligned = width & -width
+    block = min(256, aligned if aligned >= 64 else 1 << (width - 1).bit_length())
+    return {"BLOCK_ROWS": min(16, (1024 if width % 16 else 2048) // block), "BLOCK_D": block}
+
+
+def splits_of_samples(programs: int, samples: int) -> int:
+    """Parts of a sum over samples, the same on every device.
+
+    Enough for 512 programs where one for each block of outputs is too few, and no more than 256 samples one after
+    another, which bounds the rounding of a sum.
+    """
+    return max(min(samples, 512 // programs), -(-samples // 256))
+
+
+def tiles(entries: int, rows: int, width: int) -> int:
+    """Programs for as many [rows, width] tables."""
+    block = tile(width)
+    return entries * -(-rows // block["BLOCK_ROWS"]) * -(-width // block["BLOCK_D"])
+
+
+SUMS = {"maxnreg": 168}  # without a bound the assembler spills a few registers, for more programs at a time
+PARTS = {"BLOCK_PARTS": 16, "BLOCK_COLUMNS": 128}
+
+
+def column_blocks(*columns: int) -> int:
+    """Programs of `sum_parts_kernel`."""
+    return sum(-(-count // PARTS["BLOCK_COLUMNS"]) for count in columns)
+
+
+def patch_tile(elements: int, width: int) -> dict[str, int]:
+    """Patches and, beside them, positions of a width that may be 0."""
+    block = tile(elements)
+    rows, beside = block["BLOCK_ROWS"], tile(max(1, width))["BLOCK_D"]
+    return {"BLOCK_ROWS": rows, "BLOCK_E": block["BLOCK_D"], "BLOCK_D": min(beside, 2048 // rows)}
+
+
+def patch_tiles(samples: int, count: int, elements: int, width: int, block: dict[str, int]) -> int:
+    """Programs for patches and positions."""
+    chunks = -(-elements // block["BLOCK_E"]) + -(-width // block["BLOCK_D"])
+    return samples * -(-count // block["BLOCK_ROWS"]) * chunks
+
+
+def loss_tile(elements: int) -> dict[str, int]:
+    """Whole patches of up to 4096 elements, in pieces beyond; 16 elements a thread."""
+    block = min(4096, 1 << (elements - 1).bit_length())
+    return {"BLOCK_ROWS": max(1, min(64, 2048 // block)), "BLOCK_E": block, "num_warps": 8 if block > 2048 else 4}

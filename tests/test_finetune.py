@@ -1,0 +1,139 @@
+"""Fine-tuning: right on data whose answer is known, repeatable, and it leaves the encoder alone."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from fastssl import data, evaluate, methods, transforms
+from fastssl.evaluate import _finetune
+
+
+def bars(n, seed, classes=3):
+    """Grey pictures whose class is the row of a bright bar."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % classes
+    images = torch.randint(0, 100, (n, 1, 8, 8), generator=generator)
+    images[torch.arange(n), 0, 1 + 2 * labels] += 150
+    return data.TensorImages(images.to(torch.uint8), labels)
+
+
+def plain(images):
+    return [transforms.normalize(images)]
+
+
+@pytest.fixture
+def encoder():
+    torch.manual_seed(0)
+    return methods.small_vit(1, 8)
+
+
+def test_bars_are_learned_and_the_encoder_stays_as_it_was(encoder):
+    encoder.train()
+    encoder.blocks[0].eval()
+    before, modes = copy.deepcopy(encoder.state_dict()), [m.training for m in encoder.modules()]
+    wants = [p.requires_grad for p in encoder.parameters()]
+    state = torch.get_rng_state()
+    result = evaluate.finetune(
+        encoder, bars(60, 0), bars(60, 1), labels_per_class=8, subsets=2, epochs=40, transform=plain, progress=False
+    )
+    assert torch.equal(state, torch.get_rng_state())
+    assert result.accuracy > 0.9
+    assert len(result.accuracies) == 2
+    assert result.labels_per_class == 8
+    after = encoder.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert modes == [m.training for m in encoder.modules()]
+    assert wants == [p.requires_grad for p in encoder.parameters()]
+    assert all(p.grad is None for p in encoder.parameters())
+
+
+def test_the_seed_decides(encoder):
+    def run(seed):
+        return evaluate.finetune(
+            encoder, bars(60, 0), bars(90, 1), labels_per_class=3, subsets=2, epochs=2, seed=seed, progress=False
+        ).accuracies
+
+    first = run(0)
+    assert first == run(0)
+    assert run(1)[0] == first[1]  # draws are counted from the seed, as those of the linear probe
+    with torch.random.fork_rng():
+        torch.manual_seed(9)
+        assert run(0) == first
+
+
+def test_the_labelled_subsets_are_those_of_the_linear_probe(encoder, monkeypatch):
+    seen = []
+    real = _finetune._subset
+    monkeypatch.setattr(_finetune, "_subset", lambda *args: seen.append(real(*args)) or seen[-1])
+    images = bars(60, 0)
+    evaluate.finetune(encoder, images, images, labels_per_class=4, subsets=3, seed=5, epochs=1, progress=False)
+    from fastssl.evaluate._linear_probe import _subset
+
+    assert [s.tolist() for s in seen] == [_subset(images.labels, 4, 5 + i).tolist() for i in range(3)]
+
+
+def test_layers_learn_at_their_own_rates(encoder):
+    model = _finetune._Classifier(encoder, encoder.num_features, 3)
+    groups = _finetune._groups(model, lr=1.0, layer_decay=0.5, weight_decay=0.1)
+    names = {id(p): name for name, p in model.named_parameters()}
+    told = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert told.keys() == set(names.values())
+    depth = len(encoder.blocks)
+    assert told["head.weight"] == (1.0, 0.1)
+    assert told["encoder.norm.weight"] == (0.5, 0.0)
+    assert told[f"encoder.blocks.{depth - 1}.attn.qkv.weight"] == (0.5, 0.1)
+    assert told["encoder.blocks.0.attn.qkv.weight"] == (0.5**depth, 0.1)
+    assert told["encoder.patch_embed.proj.weight"] == (0.5 ** (depth + 1), 0.1)
+    assert told["encoder.pos_embed"] == (0.5 ** (depth + 1), 0.0)  # fixed while it was masked, not any more
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (lambda: methods.small_resnet(1, 8), {}),
+        (lambda: nn.Sequential(nn.Conv2d(1, 6, 3), nn.Flatten()), {"feature_dim": 216}),  # no model of timm
+    ],
+)
+def test_other_encoders_and_all_labels(make, options):
+    torch.manual_seed(0)
+    settings = {"epochs": 10, "lr": 1e-2, "batch_size": 16, "progress": False, **options}
+    result = evaluate.finetune(make(), bars(60, 0), bars(30, 1), **settings)
+    assert result.accuracies == (result.accuracy,)
+    assert result.std == 0
+    assert result.accuracy > 0.6
+
+
+def test_default_views_are_mild():
+    photo = _finetune._light(3, 32).recipe.views[0]
+    digit = _finetune._light(1, 8).recipe.views[0]
+    assert photo.scale == digit.scale == (0.6, 1.0)
+    assert photo.hflip_p == 0.5
+    assert digit.hflip_p == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"epochs": 0}, ValueError, "epochs: got 0, want an int >= 1"),
+        ({"batch_size": 1}, ValueError, "batch_size: got 1, want an int >= 2"),
+        ({"subsets": 0}, ValueError, "subsets: got 0"),
+        ({"labels_per_class": 0}, ValueError, "labels_per_class: got 0"),
+        ({"labels_per_class": 21}, ValueError, "labels_per_class: got 21, want at most the 20 images of class 0"),
+        ({"lr": 0}, ValueError, "lr: got 0, want a number > 0"),
+        ({"layer_decay": 1.5}, ValueError, r"layer_decay: got 1.5, want a number in \(0, 1\]"),
+        ({"weight_decay": -1}, ValueError, "weight_decay: got -1"),
+        ({"warmup_epochs": -1}, ValueError, "warmup_epochs: got -1"),
+        ({"encoder": 5}, TypeError, "encoder: got int"),
+        ({"encoder": nn.Flatten()}, ValueError, "feature_dim: "),
+        ({"train": data.TensorImages(bars(6, 0).images)}, ValueError, "train: got unlabelled images"),
+        ({"test": bars(6, 0, classes=2)}, ValueError, "test: got the classes"),
+    ],
+)
+def test_bad_input(encoder, change, error, says):
+    given = {"encoder": encoder, "train": bars(60, 0), "test": bars(6, 1), "epochs": 1, "progress": False, **change}
+    with pytest.raises(error, match=says):
+        evaluate.finetune(given.pop("encoder"), given.pop("train"), given.pop("test"), **given)
