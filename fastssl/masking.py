@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from . import _checks
+from . import _checks, reference
 from .functional import (
     blockwise_masking,
     gather_tokens,
@@ -58,8 +58,9 @@ def random_token_mask(
         idx_keep int64 [N, K] and idx_mask int64 [N, L - K].
     """
     n, length = size
-    prefix = 0 if mask_class_token else 1
-    masks = _random_masking(n, length, mask_ratio, prefix_tokens=prefix, device=device)
+    if length == 1 and not mask_class_token:  # there is nothing to mask
+        mask_class_token, mask_ratio = True, 0.0
+    masks = _random_masking(n, length, mask_ratio, prefix_tokens=int(not mask_class_token), device=device)
     return masks.ids_keep, masks.ids_masked
 
 
@@ -85,13 +86,11 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
 
     Height and width may differ. To have some of the patches alone, see `fastssl.functional.mask_patchify`.
     """
-    n, channels, height, width = images.shape
+    height, width = images.shape[2:]
     _checks.positive_int("patch_size", patch_size)
     if height % patch_size or width % patch_size:
         raise ValueError(f"patch_size: got {patch_size}, want a divisor of height and width, {height} and {width}")
-    rows, columns = height // patch_size, width // patch_size
-    x = images.reshape(n, channels, rows, patch_size, columns, patch_size)
-    return x.permute(0, 2, 4, 3, 5, 1).reshape(n, rows * columns, -1)
+    return reference.patchify(images[:, :, None], (1, patch_size, patch_size), channels_last=True)
 
 
 class PatchDropout(nn.Module):
@@ -209,14 +208,30 @@ def vjepa_masks(
 
     Returns:
         ids_context int64 [n, K] outside the blocks and ids_targets int64 [n, M] inside. K and M are the least that a
-        sample has, as in its code. Reads the masks, which stalls a GPU.
+        sample has, as in its code; where blocks cover a whole video, they are drawn again. Reads the masks, which
+        stalls a GPU.
+
+    Raises:
+        ValueError: blocks of this scale cover every video.
 
     Source: Bardes et al., Revisiting Feature Prediction for Learning Visual Representations from Video, 2024.
     """
-    masked = multiblock_masking(
-        n, grid, num_blocks=num_blocks, scale=scale, aspect_ratio=aspect_ratio, temporal_scale=temporal_scale,
-        seed=seed, sample_ids=sample_ids, device=device,
-    ).any(1)  # fmt: skip
+    seed = torch.randint(2**62, ()) if seed is None else seed
+
+    def draw(view: int) -> Tensor:
+        return multiblock_masking(
+            n, grid, num_blocks=num_blocks, scale=scale, aspect_ratio=aspect_ratio, temporal_scale=temporal_scale,
+            seed=seed, sample_ids=sample_ids, view=view, device=device,
+        ).any(1)  # fmt: skip
+
+    masked = draw(0)
+    for view in range(1, 100):
+        full = masked.all(1, keepdim=True)
+        if not full.any():
+            break
+        masked = torch.where(full, draw(view), masked)
+    else:
+        raise ValueError(f"scale: got {scale}, blocks of which cover every video of {tuple(grid)} tokens")
     counts = masked.sum(1)
     return mask_to_ids(~masked, masked.shape[1] - int(counts.max())), mask_to_ids(masked, int(counts.min()))
 

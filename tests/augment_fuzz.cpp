@@ -1,26 +1,9 @@
 // Augments random images into random views in memory of exactly the right size, for the sanitizers to watch.
-#include <stdio.h>
-#include <stdlib.h>
-
-#include <vector>
-
-#include "../csrc/common/philox.h"
 #include "../csrc/cpu/augment.h"
 #include "../csrc/cpu/sample_params.h"
+#include "fuzz.h"
 
 using namespace fastssl;
-
-static uint64_t state = 0;
-static int below(int n) { return (int)(philox(7, (uint32_t)state++, 0, 0, 0).w[0] % (uint32_t)n); }
-
-// Not initialised, aligned as torch aligns, and with a red zone right behind the last byte.
-template <typename T>
-struct Exact {
-  explicit Exact(int64_t count) : data((T*)aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64)), count(count) {}
-  ~Exact() { free(data); }
-  T* data;
-  int64_t count;
-};
 
 static void one(const char* capability) {
   const int channels = below(2) ? 3 : 1, n = 1 + below(3), views = 1 + below(2), largest = below(8) ? 64 : 300;
@@ -36,17 +19,16 @@ static void one(const char* capability) {
     total += (int64_t)h * w * channels;
     max_height = h > max_height ? h : max_height, max_width = w > max_width ? w : max_width;
   }
-  uint8_t* pixels = (uint8_t*)malloc(total);  // no rounding up: a read one byte further is found
-  for (int64_t i = 0; i < total; ++i) pixels[i] = (uint8_t)below(256);
+  Memory<uint8_t> pixels(total, below(4));
+  pixels.randomize();
 
   std::vector<AugmentOutput> outputs;
-  std::vector<void*> buffers;
+  std::deque<Memory<char>> buffers;
   std::vector<double> table;
   const ElementType type = (ElementType)below(3);
   for (int v = 0; v < views; ++v) {
     const int h = 1 + below(below(6) ? 64 : 250), w = below(3) ? 1 + below(64) : h;
-    void* out = malloc((int64_t)n * channels * h * w * (type == TYPE_FLOAT32 ? 4 : 2));
-    buffers.push_back(out);
+    void* out = buffers.emplace_back((int64_t)n * channels * h * w * (type == TYPE_FLOAT32 ? 4 : 2)).data;
     const int64_t plane = (int64_t)h * w;
     if (below(2)) {
       outputs.push_back({out, h, w, channels * plane, plane, w, 1});
@@ -65,7 +47,7 @@ static void one(const char* capability) {
     if (below(4) == 0) p.top -= below(9), p.left += below(99), p.height += below(99), p.width -= below(99);  // clamped
 
   Augment a{};
-  a.n = n, a.channels = channels, a.views = views, a.pixels = pixels;
+  a.n = n, a.channels = channels, a.views = views, a.pixels = pixels.data;
   a.extents = ragged ? extents.data() : nullptr;
   const int64_t h = max_height, w = max_width;
   a.image_stride = channels * h * w;
@@ -78,23 +60,9 @@ static void one(const char* capability) {
   for (int c = 0; c < 3; ++c) a.mean[c] = 0.5f, a.std[c] = 0.25f;
   a.type = type, a.threads = 1 + below(2);
   const AugmentKernels& kernels = augment_kernels(capability);
-  Exact<float> workspace(a.threads * kernels.workspace(a));
+  Memory<float> workspace(a.threads * kernels.workspace(a));
   a.workspace = workspace.data;
   kernels.augment(a);
-  for (void* out : buffers) free(out);
-  free(pixels);
 }
 
-int main(int count, char** arguments) {
-  const int rounds = count > 1 ? atoi(arguments[1]) : 100;
-  std::vector<const char*> sets = {"DEFAULT"};
-#ifdef __x86_64__
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) sets.push_back("AVX2");
-  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")) sets.push_back("AVX512");
-#endif
-  for (const char* set : sets) {
-    state = 0;
-    for (int i = 0; i < rounds; ++i) one(set);
-    printf("%s %d views without a fault\n", set, rounds);
-  }
-}
+int main(int, char** arguments) { run_rounds_per_set(arguments, one); }

@@ -1,14 +1,7 @@
 // Random images and views through the emulated kernel, in memory of exactly the right size, for the sanitizers to
 // watch; and every element of every view must have been written.
-#include <cstdio>
-#include <cstdlib>
-
 #include "cuda_emulation.cpp"
-
-static uint32_t below(uint32_t n) {
-  static uint32_t count = 0;
-  return philox(11, count++, 0, 0, 0).w[0] % n;
-}
+#include "fuzz.h"
 
 static void one() {
   const int channels = below(2) ? 3 : 1, n = 1 + below(2), group_count = 1 + below(2), largest = below(8) ? 48 : 300;
@@ -21,22 +14,18 @@ static void one() {
     ids.push_back(below(1000)), total += sizes[0][i] * sizes[1][i] * channels;
   }
   const int height = (int)sizes[0][0], width = (int)sizes[1][0];
-  // At any alignment, and with nothing readable right behind the last byte.
-  const int shift = below(4);
-  std::unique_ptr<uint8_t[]> memory(new uint8_t[total + shift]);
-  for (int64_t i = 0; i < total; ++i) memory[shift + i] = (uint8_t)below(256);
+  Memory<uint8_t> pixels(total, below(4));
+  pixels.randomize();
 
   const int type = below(3), bytes = type == TYPE_FLOAT32 ? 4 : 2;
   int heights[2], widths[2], counts[2], views = 0;
   void* data[2];
-  std::vector<std::unique_ptr<uint8_t[]>> outputs;
-  std::vector<int64_t> output_bytes;
+  std::deque<Memory<uint8_t>> outputs;
   for (int g = 0; g < group_count; ++g) {
     heights[g] = 1 + below(below(5) ? 40 : 150), widths[g] = below(3) ? 1 + below(40) : heights[g];
     counts[g] = 1 + below(2), views += counts[g];
-    output_bytes.push_back((int64_t)counts[g] * n * channels * heights[g] * widths[g] * bytes);
-    outputs.emplace_back(new uint8_t[output_bytes[g]]);
-    std::memset(data[g] = outputs[g].get(), 0xff, output_bytes[g]);
+    outputs.emplace_back((int64_t)counts[g] * n * channels * heights[g] * widths[g] * bytes);
+    std::memset(data[g] = outputs[g].data, 0xff, outputs[g].count);
   }
   std::vector<double> table;
   const double row[28] = {0.01, 1,   -1,  1,   0.37, 2.7, 0.5, 0.5,  0.5, 0.9, 0.8, 0.8, 0.8,
@@ -56,22 +45,18 @@ static void one() {
   const int64_t planar[4] = {image, plane, width, 1}, mixed[4] = {image, 1, (int64_t)channels * width, channels};
   const float mean[3] = {0.5f, 0.4f, 0.3f}, scale[3] = {4.f, 5.f, 6.f};
   const int block_counts[5] = {0, 1, 2, 4, 8};
-  emulate_augment(memory.get() + shift, ragged ? extents.data() : nullptr, interleaved ? mixed : planar, height, width,
+  emulate_augment(pixels.data, ragged ? extents.data() : nullptr, interleaved ? mixed : planar, height, width,
                   params.data(), n, views, channels, group_count, data, heights, widths, counts, below(2),
                   below(2) ? 0 : 2 * below(15) + 1, mean, scale, type, below(2), below(2), block_counts[below(5)],
                   below(3) != 0, below(2), below(2));
   for (int g = 0; g < group_count && !garbage; ++g)
-    for (int64_t i = 0; i < output_bytes[g]; i += bytes) {
+    for (int64_t i = 0; i < outputs[g].count; i += bytes) {
       uint32_t bits = ~0u;
-      std::memcpy(&bits, outputs[g].get() + i, bytes);
+      std::memcpy(&bits, outputs[g].data + i, bytes);
       if (bits != ~0u) continue;
       fprintf(stderr, "an element of a view of %d x %d was not written\n", heights[g], widths[g]);
       exit(1);
     }
 }
 
-int main(int, char** arguments) {
-  const int rounds = atoi(arguments[1]);
-  for (int i = 0; i < rounds; ++i) one();
-  printf("%d calls without a fault\n", rounds);
-}
+int main(int, char** arguments) { run_rounds(arguments, "", one); }

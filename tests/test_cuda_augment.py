@@ -210,7 +210,7 @@ def test_no_access_out_of_bounds(tmp_path):
     sanitizers = "-fsanitize=address,undefined", "-fno-sanitize-recover=all"
     program = build("cuda_fuzz.cpp", tmp_path / "fuzz", "-O1", "-g", *sanitizers)
     done = subprocess.run([str(program), "1500"], capture_output=True, text=True, timeout=600)
-    assert done.stdout == "1500 calls without a fault\n", done.stderr[-5000:]
+    assert done.stdout == "1500 rounds without a fault\n", done.stderr[-5000:]
 
 
 def test_backend_says_why_it_is_off(monkeypatch):

@@ -1,4 +1,4 @@
-"""The C++ augmentation under AddressSanitizer and UndefinedBehaviorSanitizer, on random sizes from 1 pixel on."""
+"""The C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer, on random calls."""
 
 from __future__ import annotations
 
@@ -6,16 +6,28 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
+FLAGS = ("-std=c++17", "-O1", "-g", "-fopenmp", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+# Each program of this folder: its rounds, and what it runs of csrc/cpu.
+PROGRAMS = {
+    "augment_fuzz": (250, ("augment", "sample_params")),
+    "masking_fuzz": (1000, ("blockwise_masking", "multiblock_masking", "pages", "random_masking", "text_masking")),
+    "tokens_fuzz": (500, ("gather_tokens", "mask_patchify", "masked_mse", "restore_tokens")),
+}
 
 
-def test_no_access_out_of_bounds(tmp_path: Path) -> None:
-    program = tmp_path / "augment_fuzz"
-    sources = [ROOT / "csrc" / "cpu" / name for name in ("augment.cpp", "sample_params.cpp")]
-    flags = ["-std=c++17", "-O1", "-g", "-fopenmp", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    command = [os.environ.get("CXX", "g++"), *flags, ROOT / "tests" / "augment_fuzz.cpp", *sources, "-o", program]
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_no_access_out_of_bounds(name: str, tmp_path: Path) -> None:
+    rounds, kernels = PROGRAMS[name]
+    program = tmp_path / name
+    sources = [ROOT / "tests" / f"{name}.cpp", *(ROOT / "csrc" / "cpu" / f"{kernel}.cpp" for kernel in kernels)]
+    command = [os.environ.get("CXX", "g++"), *FLAGS, *sources, "-o", program]
     built = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=600)
     assert built.returncode == 0, built.stderr[-3000:]
-    done = subprocess.run([program, "250"], capture_output=True, text=True, timeout=600)
+    done = subprocess.run([program, str(rounds)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-5000:]
-    assert done.stdout.startswith("DEFAULT 250 views without a fault")
+    lines = done.stdout.splitlines()
+    assert lines
+    assert all(line.endswith(f"{rounds} rounds without a fault") for line in lines)

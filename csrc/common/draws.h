@@ -32,9 +32,9 @@ FASTSSL_HD double exact_exp(double x) {
   double p = inverse_factorial[0];
   for (int i = 1; i < 14; ++i) p = exact_add(exact_mul(p, r), inverse_factorial[i]);
   union {
-    int64_t bits;
+    uint64_t bits;
     double value;
-  } power = {((int64_t)k + 1023) << 52};
+  } power = {(uint64_t)((int64_t)k + 1023) << 52};
   return exact_mul(p, power.value);
 }
 

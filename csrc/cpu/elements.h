@@ -1,5 +1,7 @@
 // Elements of any type, and channels that are interleaved, for one instruction set. Included after simd.h.
 
+typedef unsigned vuint __attribute__((vector_size(LANES * 4)));
+
 FASTSSL_INLINE vint load(const uint16_t* p) {
 #if FASTSSL_LANES == 16
   return (vint)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
@@ -20,10 +22,10 @@ FASTSSL_INLINE vfloat from_half(vint bits) {
 // Bits of the nearest float16, ties to even; infinity from 65520 on, NaN for NaN.
 FASTSSL_INLINE vint half_bits(vfloat x) {
   const vint bits = (vint)x, sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
-  const vint normal = (magnitude - (112 << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  const vuint normal = ((vuint)magnitude - (112 << 23) + 0xfff + ((vuint)magnitude >> 13 & 1)) >> 13;
   // Adding 0.5 leaves the multiples of 2^-24 in the low bits, rounded by the addition itself.
   const vint tiny = (vint)((vfloat)magnitude + 0.5f) - 0x3f000000;
-  const vint finite = magnitude < (113 << 23) ? tiny : normal;
+  const vint finite = magnitude < (113 << 23) ? tiny : (vint)normal;
   const vint special = magnitude > 0x7f800000 ? vint{} + 0x7e00 : vint{} + 0x7c00;
   return sign | (magnitude < 0x477ff000 ? finite : special);
 }
@@ -31,8 +33,8 @@ FASTSSL_INLINE vint half_bits(vfloat x) {
 // Bits of the nearest bfloat16, ties to even; NaN for NaN.
 FASTSSL_INLINE vint bfloat_bits(vfloat x) {
   const vint bits = (vint)x;
-  const vint rounded = ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) & 0xffff;
-  return (bits & 0x7fffffff) > 0x7f800000 ? vint{} + 0x7fc0 : rounded;
+  const vuint rounded = ((vuint)bits + 0x7fff + ((vuint)bits >> 16 & 1)) >> 16;  // of NaN it may overflow
+  return (bits & 0x7fffffff) > 0x7f800000 ? vint{} + 0x7fc0 : (vint)rounded;
 }
 
 FASTSSL_INLINE int64_t bytes_of(ElementType type) { return type == TYPE_FLOAT32 ? 4 : type == TYPE_UINT8 ? 1 : 2; }

@@ -76,7 +76,7 @@ Pages* take_pages(size_t bytes) {
   bytes = (bytes + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE;
   Pages* found = nullptr;
   if (!busy.test_and_set(std::memory_order_acquire)) {
-    for (int slot = 0; slot < count && !found; ++slot)
+    for (int slot = count - 1; slot >= 0 && !found; --slot)  // the newest, which may still be in a cache
       if (kept[slot]->bytes >= bytes && kept[slot]->bytes <= bytes + bytes / 4) found = remove(slot);
     busy.clear(std::memory_order_release);
   }

@@ -6,15 +6,15 @@ constexpr int64_t STREAM_BYTES = 4 << 20;  // results from this size on leave th
 constexpr int64_t BLOCK_ROWS = 64;         // added in float32 before they join a float64 sum
 
 // Whole vectors to memory that is not read soon: past the caches where the address allows it.
-FASTSSL_INLINE void store_past(float* p, vfloat x) {
+FASTSSL_INLINE void store_past(void* p, vfloat x) {
 #if FASTSSL_LANES == 16
-  if (((uintptr_t)p & 63) == 0) return _mm512_stream_ps(p, (__m512)x);
+  if (((uintptr_t)p & 63) == 0) return _mm512_stream_ps((float*)p, (__m512)x);
 #elif FASTSSL_LANES == 8
-  if (((uintptr_t)p & 31) == 0) return _mm256_stream_ps(p, (__m256)x);
+  if (((uintptr_t)p & 31) == 0) return _mm256_stream_ps((float*)p, (__m256)x);
 #elif defined(FASTSSL_X86)
-  if (((uintptr_t)p & 15) == 0) return _mm_stream_ps(p, (__m128)x);
+  if (((uintptr_t)p & 15) == 0) return _mm_stream_ps((float*)p, (__m128)x);
 #endif
-  store(p, x);
+  memcpy(p, &x, sizeof x);  // at any address
 }
 
 // Streamed stores of this thread become visible to the others.
@@ -30,16 +30,16 @@ void copy_bytes(char* out, const char* in, int64_t bytes, bool stream) {
     for (; i + 4 * LANES <= bytes; i += 4 * LANES) {
       vfloat x;
       memcpy(&x, in + i, sizeof x);
-      store_past((float*)(out + i), x);
+      store_past(out + i, x);
     }
-  memcpy(out + i, in + i, (size_t)(bytes - i));
+  if (i < bytes) memcpy(out + i, in + i, (size_t)(bytes - i));  // an empty tensor has no address
 }
 
 void clear_bytes(char* out, int64_t bytes, bool stream) {
   int64_t i = 0;
   if (stream)
-    for (; i + 4 * LANES <= bytes; i += 4 * LANES) store_past((float*)(out + i), vfloat{});
-  memset(out + i, 0, (size_t)(bytes - i));
+    for (; i + 4 * LANES <= bytes; i += 4 * LANES) store_past(out + i, vfloat{});
+  if (i < bytes) memset(out + i, 0, (size_t)(bytes - i));
 }
 
 FASTSSL_INLINE int64_t id_of(const TokenIds& ids, int64_t n, int64_t i) {

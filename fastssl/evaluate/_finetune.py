@@ -1,3 +1,5 @@
+"""Fine-tuning on labels: the whole encoder and a linear layer, with layer-wise learning rates."""
+
 from __future__ import annotations
 
 import copy

@@ -116,6 +116,7 @@ def _chosen(masked: object, pred: Tensor, tokens: int) -> tuple[Tensor | None, T
     """Ids of the rows of `pred`, or weights float [N, L]."""
     if not isinstance(masked, Tensor):
         raise TypeError(f"masked: got {type(masked).__name__}, want a mask [N, L] or int64 ids [N, M]")
+    exact = torch.float64 if pred.dtype == torch.float64 else torch.float32
     if masked.dtype == torch.int64:
         _checks.token_ids("masked", masked, pred, "[N, M]", tokens)
         if pred.shape[1] == masked.shape[1]:
@@ -124,7 +125,7 @@ def _chosen(masked: object, pred: Tensor, tokens: int) -> tuple[Tensor | None, T
             raise ValueError(f"pred: got {pred.shape[1]} rows, want M = {masked.shape[1]} or L = {tokens}")
         # Ids that name no token fall into a column of their own. Twice the same id counts once.
         place = torch.where((masked < 0) | (masked >= tokens), tokens, masked)
-        weights = torch.zeros((pred.shape[0], tokens + 1), device=pred.device).scatter(1, place, 1.0)
+        weights = torch.zeros((pred.shape[0], tokens + 1), dtype=exact, device=pred.device).scatter(1, place, 1.0)
         return None, weights[:, :tokens]
     if masked.dtype != torch.bool and not masked.is_floating_point():
         raise TypeError(f"masked: got dtype {masked.dtype}, want bool or float (a mask), or int64 (ids)")
@@ -135,7 +136,7 @@ def _chosen(masked: object, pred: Tensor, tokens: int) -> tuple[Tensor | None, T
         )
     if masked.device != pred.device:
         raise ValueError(f"masked: got device {masked.device}, want {pred.device}")
-    return None, masked.detach().to(torch.float64 if pred.dtype == torch.float64 else torch.float32)
+    return None, masked.detach().to(exact)
 
 
 def _forward(
@@ -159,8 +160,8 @@ def _fake(
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.dtype, ctx.backend = inputs[0].dtype, inputs[-1]
+    # Not marked as without derivative: a second derivative then meets the refusal below, and is not silently 0.
     ctx.save_for_backward(output[1])
-    ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
 
 
@@ -172,7 +173,7 @@ def _differentiate(ctx: Any, grad: Tensor | None, *unused: Any) -> tuple[Tensor 
         # Where the upstream gradient is 1, as after loss.backward(), this moves no byte.
         device = unit.device.type
         _backend.select("masked_mse", unit, "torch" if device == "cpu" else ctx.backend).scale_(unit, grad)
-        found = unit.to(ctx.dtype)
+        found = unit.detach().to(ctx.dtype)
     else:
         found = torch.ops.fastssl.masked_mse_backward(grad, unit, ctx.dtype)
     return found, *(None,) * 12

@@ -95,9 +95,9 @@ def check_range(name: str, bounds: object, most: float) -> Range:
         or len(bounds) != 2
         or any(isinstance(b, bool) or not isinstance(b, (int, float)) for b in bounds)
         or not 0 < bounds[0] <= bounds[1] <= most
-        or math.isinf(bounds[1])
+        or bounds[1] == math.inf
     ):
-        limit = "" if math.isinf(most) else f" <= {most:g}"
+        limit = "" if most == math.inf else f" <= {most:g}"
         raise ValueError(f"{name}: got {bounds!r}, want two numbers 0 < low <= high{limit}")
     return float(bounds[0]), float(bounds[1])
 

@@ -43,7 +43,8 @@ def patch_sides(patch_size: object, video: Tensor) -> list[int]:
 
 def tokens_of(video: Tensor, patch: Sequence[int]) -> int:
     """The number of patches of an image."""
-    return math.prod(size // side for size, side in zip(video.shape[2:], patch, strict=True))
+    frames, rows, columns = (size // side for size, side in zip(video.shape[2:], patch, strict=True))
+    return frames * rows * columns  # torch.compile does not trace math.prod of symbolic sizes
 
 
 def scale_and_shift(

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from .. import _checks, transforms
 from .._images import RaggedImages
 from ..functional import Recipe, TokenMasks, View, masked_mse, random_masking
+from ..reference import patchify
 from ._encoder import build_encoder, encoder_width, frozen
-from ._vit import check_vit, patchify, unpatchify
+from ._vit import check_vit, unpatchify
 
 Size = int | tuple[int, int]
 Transform = Callable[[Any], list[Tensor]]
@@ -173,7 +174,7 @@ class MaskedViT(OneView):
     def _pictures(self, view: Tensor, seed: int) -> Pictures:
         masks = self.masks(len(self._fitting(view)), view.device, None, seed, None)
         made = self.predict(view, masks).float()
-        patches = patchify(view, self.patch_size)
+        patches = patchify(view[:, :, None], (1, *self.patch_size), channels_last=True)
         at = masks.ids_masked[..., None].expand_as(made)
         if self.norm_pix:
             # The prediction is of normalised patches; their own statistics give it back its brightness.

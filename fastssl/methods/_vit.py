@@ -155,14 +155,6 @@ def run_blocks(vit: Any, tokens: Tensor) -> Tensor:
     return normed
 
 
-def patchify(images: Tensor, patch: tuple[int, int]) -> Tensor:
-    """Return all patches of images [N, C, H, W] as [N, L, p q C], the order of MAE's targets."""
-    p, q = patch
-    n, c, height, width = images.shape
-    grid = images.view(n, c, height // p, p, width // q, q)
-    return grid.permute(0, 2, 4, 3, 5, 1).reshape(n, -1, p * q * c)
-
-
 def unpatchify(patches: Tensor, shape: torch.Size, patch: tuple[int, int]) -> Tensor:
     """Put patches [N, L, p q C] back together to images of `shape`, [N, C, H, W]."""
     p, q = patch
