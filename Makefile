@@ -7,7 +7,7 @@ SOURCES := $(wildcard csrc/*/*) setup.py pyproject.toml
 
 .PHONY: help demo test quick lint format bench report gpu-check clean
 help:
-	@echo "make demo       train SimCLR on real images with the fused loss, evaluate, write runs/demo/report.md"
+	@echo "make demo       train SimCLR and MAE on real images with the fused kernels, evaluate, write runs/demo/report.md"
 	@echo "make test       linter, type checker and the whole test suite"
 	@echo "make quick      the fast inner loop, under 3 minutes"
 	@echo "make lint       ruff, mypy, clang-format"

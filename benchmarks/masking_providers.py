@@ -57,6 +57,9 @@ class Problem:
         return PATCH * round(self.length**0.5)
 
 
+FormOf = Callable[[Problem], Form]
+
+
 @dataclass(frozen=True)
 class Case:
     """An op, or a few together.
@@ -73,7 +76,7 @@ class Case:
 
     title: str
     inputs: Callable[[Problem, str, int], Inputs]
-    forms: dict[str, Callable[[Problem], Form]]
+    forms: dict[str, FormOf]
     leaves: tuple[str, ...]
     random: bool = False
     mask_ratio: float = 0.75
@@ -163,9 +166,7 @@ def _timm_gather(problem: Problem) -> Form:
 # From images to the embedded visible patches.
 def _embedding(problem: Problem, device: str, seed: int, uint8: bool = False) -> Inputs:
     d, length = problem.dim, problem.length
-    weights = _randn(
-        problem, device, seed, weight=(d, CHANNELS, PATCH, PATCH), bias=(d,), pos=(1, length, d)
-    )  # fmt: skip
+    weights = _randn(problem, device, seed, weight=(d, CHANNELS, PATCH, PATCH), bias=(d,), pos=(1, length, d))
     images = _images(problem, device, seed, uint8)
     return {"images": images if uint8 else images.to(weights["weight"].dtype), **weights}
 
@@ -199,9 +200,8 @@ def _timm_embed(problem: Problem) -> Form:
 # The decoder's input.
 def _shuffled(problem: Problem, device: str, seed: int) -> Inputs:
     n, d, rows = problem.n, problem.dim, 1 + problem.kept
-    tensors = _randn(
-        problem, device, seed, visible=(n, rows, d), mask_token=(1, 1, d), pos=(1, 1 + problem.length, d)
-    )  # fmt: skip
+    positions = (1, 1 + problem.length, d)
+    tensors = _randn(problem, device, seed, visible=(n, rows, d), mask_token=(1, 1, d), pos=positions)
     masks = _masks(problem, device, seed)
     with_class = F.pad(masks.ids_keep + 1, (1, 0))  # as lightly counts them
     return {**tensors, "ids_restore": masks.ids_restore, "ids_keep": with_class}
@@ -281,13 +281,11 @@ def _eager_simmim(x: Inputs) -> Outputs:
     return (error * mask).sum() / (mask.sum() + 1e-5) / CHANNELS
 
 
-def _forms(
-    own: Callable[[Problem], Form], by_eager: Callable[[Problem], Form], **peers: Callable[[Problem], Form]
-) -> dict[str, Callable[[Problem], Form]]:  # fmt: skip
-    # Static shapes, which is the best case of the compiler.
-    return {
-        "fastssl": own, "eager": by_eager, "compile": lambda p: torch.compile(by_eager(p), dynamic=False), **peers
-    }  # fmt: skip
+def _forms(own: FormOf, by_eager: FormOf, **peers: FormOf) -> dict[str, FormOf]:
+    def compiled(problem: Problem) -> Form:
+        return torch.compile(by_eager(problem), dynamic=False)  # static shapes, the best case of the compiler
+
+    return {"fastssl": own, "eager": by_eager, "compile": compiled, **peers}
 
 
 CASES = {

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from . import _checks, reference
+from . import _checks
 from .functional import (
     blockwise_masking,
     gather_tokens,
@@ -81,16 +81,19 @@ def mask_at_index(tokens: Tensor, index: Tensor, mask_token: Tensor) -> Tensor:
     return restore_tokens(tokens, own_place.scatter(1, index, -1), mask_token)
 
 
-def patchify(images: Tensor, patch_size: int) -> Tensor:
-    """Cut images [N, C, H, W] into patches [N, L, p p C], as lightly's function of that name and MAE's method.
+def patchify(images: Tensor, patch_size: int | tuple[int, int]) -> Tensor:
+    """Cut images [N, C, H, W] into patches [N, L, p q C], as lightly's function of that name and MAE's method.
 
-    Height and width may differ. To have some of the patches alone, see `fastssl.functional.mask_patchify`.
+    Patches and images need not be square. To have some of the patches alone, see `fastssl.functional.mask_patchify`.
     """
-    height, width = images.shape[2:]
-    _checks.positive_int("patch_size", patch_size)
-    if height % patch_size or width % patch_size:
-        raise ValueError(f"patch_size: got {patch_size}, want a divisor of height and width, {height} and {width}")
-    return reference.patchify(images[:, :, None], (1, patch_size, patch_size), channels_last=True)
+    n, channels, *sides = images.shape
+    p, q = patch = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
+    for side in patch:
+        _checks.positive_int("patch_size", side)
+    if sides[0] % p or sides[1] % q:
+        raise ValueError(f"patch_size: got {patch_size}, want a divisor of height and width, {sides[0]} and {sides[1]}")
+    grid = images.reshape(n, channels, sides[0] // p, p, sides[1] // q, q)
+    return grid.permute(0, 2, 4, 3, 5, 1).reshape(n, -1, p * q * channels)
 
 
 class PatchDropout(nn.Module):

@@ -70,13 +70,13 @@ def text_masking(
     replace, random = _checks.fraction("replace_prob", replace_prob), _checks.fraction("random_prob", random_prob)
     if replace + random > 1:
         raise ValueError(f"random_prob: got {random} beside replace_prob {replace}, want at most 1 together")
-    if special_tokens is not None and (
-        not isinstance(special_tokens, Tensor)
-        or special_tokens.dtype != torch.bool
-        or special_tokens.shape != tokens.shape
-        or special_tokens.device != tokens.device
-    ):
-        raise ValueError(f"special_tokens: want a bool tensor {tuple(tokens.shape)} on {tokens.device}, or None")
+    if special_tokens is not None:
+        if not isinstance(special_tokens, Tensor):
+            raise TypeError(f"special_tokens: got {type(special_tokens).__name__}, want a bool tensor [n, T], or None")
+        got, want = ((t.dtype, tuple(t.shape), t.device) for t in (special_tokens, tokens))
+        want = (torch.bool, *want[1:])
+        if got != want:
+            raise ValueError("special_tokens: got {} {} on {}, want {} {} on {}".format(*got, *want))
     check_view(view)
     thresholds = [int(p * 2**32) for p in (choose, replace, random)]
     inputs, labels = torch.ops.fastssl.text_masking(

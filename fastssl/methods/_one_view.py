@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .. import _checks, transforms
 from .._images import RaggedImages
 from ..functional import Recipe, TokenMasks, View, masked_mse, random_masking
-from ..reference import patchify
+from ..masking import patchify
 from ._encoder import build_encoder, encoder_width, frozen
 from ._vit import check_vit, unpatchify
 
@@ -174,7 +174,7 @@ class MaskedViT(OneView):
     def _pictures(self, view: Tensor, seed: int) -> Pictures:
         masks = self.masks(len(self._fitting(view)), view.device, None, seed, None)
         made = self.predict(view, masks).float()
-        patches = patchify(view[:, :, None], (1, *self.patch_size), channels_last=True)
+        patches = patchify(view, self.patch_size)
         at = masks.ids_masked[..., None].expand_as(made)
         if self.norm_pix:
             # The prediction is of normalised patches; their own statistics give it back its brightness.
