@@ -30,8 +30,9 @@ T one_of(const std::vector<T>& values) {
   abort();
 }
 
-// Not initialised, aligned as torch aligns and null if empty; or `shift` elements further, as a slice is. The sanitizers
-// report what touches the bytes behind the last one, and the destructor what they cannot see, such as streaming stores.
+// Not initialised, aligned as torch aligns and null if empty; or `shift` elements further, as a slice is. The
+// sanitizers report what touches the bytes behind the last one, and the destructor what they cannot see, such as
+// streaming stores.
 template <typename T>
 class Memory {
  public:
@@ -70,8 +71,8 @@ class Memory {
   void* start = nullptr;
 };
 
-// Makes results of so many bytes twice, over different bytes and with different numbers of threads: all must be written,
-// both times with the same bits. call(results, threads).
+// Makes results of so many bytes twice, over different bytes and with different numbers of threads: all must be
+// written, both times with the same bits. call(results, threads).
 inline void twice(const char* what, const std::vector<int64_t>& bytes,
                   const std::function<void(void* const*, int)>& call) {
   std::deque<Memory<char>> results[2];
@@ -84,7 +85,8 @@ inline void twice(const char* what, const std::vector<int64_t>& bytes,
     call(places.data(), 1 + 2 * time);
   }
   for (size_t i = 0; i < bytes.size(); ++i)
-    if (bytes[i] && memcmp(results[0][i].data, results[1][i].data, bytes[i])) fail(what);
+    if (bytes[i] && memcmp(results[0][i].data, results[1][i].data, bytes[i]))
+      fail((std::string(what) + ": not all written, or not twice the same").c_str());
 }
 
 // Strides of a tensor whose last axis holds `unit` elements side by side: axes in any order, with gaps, or expanded.

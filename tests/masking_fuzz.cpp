@@ -1,12 +1,11 @@
 // Random calls of the masks, in memory of exactly the right size, for the sanitizers to watch; and the pages of large
 // results, shared by threads.
-#include "../csrc/cpu/masking.h"
-
 #include <math.h>
 
 #include <algorithm>
 #include <thread>
 
+#include "../csrc/cpu/masking.h"
 #include "../csrc/cpu/pages.h"
 #include "fuzz.h"
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from fastssl import evaluate, methods, transforms
+from fastssl.masking import patchify
 from fastssl.methods._vit import sincos_positions, unpatchify
-from fastssl.reference import patchify
 
 EPS = torch.finfo(torch.float32).eps
 TINY = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -361,7 +361,7 @@ def test_pictures_of_any_size(channels, size):
 
 def test_patches_go_there_and_back():
     images = torch.randn(2, 3, 8, 12)
-    patches = patchify(images[:, :, None], (1, 2, 4), channels_last=True)
+    patches = patchify(images, (2, 4))
     assert torch.equal(unpatchify(patches, images.shape, (2, 4)), images)
     assert torch.equal(patches[1, 4].view(2, 4, 3), images[1, :, 2:4, 4:8].permute(1, 2, 0))
 

@@ -100,8 +100,7 @@ static void collect(const char* set) {
   const Ids ids(n, count, length - prefix);
   twice("collect", {n * length * bytes}, [&](void* const* out, int threads) {
     Memory<int32_t> first(n * (length - prefix)), next(n * count);
-    gather_kernels(set).collect(
-        {x.view, ids.view, n, length, prefix, width, threads, first.data, next.data, out[0]});
+    gather_kernels(set).collect({x.view, ids.view, n, length, prefix, width, threads, first.data, next.data, out[0]});
   });
 }
 
@@ -114,8 +113,8 @@ static void restore(const char* set) {
   Memory<float> mask_token(width), pos(one_in(2) ? rows * width : 0);
   mask_token.randomize(), pos.randomize();
   twice("restore", {n * rows * bytes}, [&](void* const* out, int threads) {
-    restore_kernels(set).restore({visible.view, ids.view, n, num_visible, prefix, width, mask_token.data, pos.data,
-                                  threads, out_type, out[0]});
+    restore_kernels(set).restore(
+        {visible.view, ids.view, n, num_visible, prefix, width, mask_token.data, pos.data, threads, out_type, out[0]});
   });
 }
 
@@ -152,8 +151,7 @@ static void sum(const char* set) {
   const Ids ids(n, count, length);
   twice("sum", {length * width * 4}, [&](void* const* out, int threads) {
     Memory<int32_t> first(n * length), next(n * count);
-    patch_kernels(set).sum(
-        {x.view, ids.view, n, length, width, threads, first.data, next.data, (float*)out[0]});
+    patch_kernels(set).sum({x.view, ids.view, n, length, width, threads, first.data, next.data, (float*)out[0]});
   });
 }
 
