@@ -57,13 +57,13 @@ def same_in_torch(draw, where):
 
 def check_random_masks_of_a_seed():
     """One program and many, whole and ragged blocks of 32 tokens, comparisons in one and in several chunks of 256."""
-    for length in (1, 2, 3, 31, 33, 49, 196, 257):
+    for length in (1, 3, 31, 33, 49, 196, 257):
         n, seed = 1 if length > 100 else 3, 2**61 + length
         noise = [token_words(seed, int(i), 4, length) for i in IDS[:n]]
         for ratio in (0.75,) if length > 100 else (0, 0.5, 0.9):
             masks = random_masking(n, length, ratio, seed=seed, view=4, sample_ids=IDS[:n])
             test_random_masking.assert_equal(masks, random_masks(noise, [ratio] * n, 0), (length, ratio))
-    same_in_torch(lambda: random_masking(1, 516, 0.9, seed=-3, prefix_tokens=1, view=2**32 - 1), "several chunks")
+    same_in_torch(lambda: random_masking(1, 260, 0.9, seed=-3, prefix_tokens=1, view=2**32 - 1), "several chunks")
 
 
 def check_random_masks_of_noise():
@@ -74,14 +74,14 @@ def check_random_masks_of_noise():
     equal[1, ::2] = -0.0
     for noise in (close, equal, torch.rand(40, 6).T, torch.rand(20, 1).expand(20, 9), torch.randn(1, 1)):
         same_in_torch(lambda noise=noise: random_masking(*noise.shape, noise=noise), noise.shape)
-    noise = torch.rand(1, 784)
-    same_in_torch(lambda: random_masking(1, 784, 0.9, noise=noise), "a video")
+    noise = torch.rand(1, 516)
+    same_in_torch(lambda: random_masking(1, 516, 0.9, noise=noise), "several chunks")
 
 
 def check_random_masks_of_different_sizes():
     """Rows padded by less and by more than a chunk of 64, prefixes of less and more."""
     ratios = [0.5, 0.75, 0, 0.999, 0.1]
-    for prefix, patches in itertools.product((0, 1, 70), (1, 4, 13, 90)):
+    for prefix, patches in itertools.product((0, 1, 70), (1, 13, 90)):
         noise = torch.rand(5, patches)
         masks = random_masking(5, prefix + patches, ratios, noise=noise, prefix_tokens=prefix)
         test_random_masking.assert_equal(masks, random_masks(noise.tolist(), ratios, prefix), (prefix, patches))
@@ -172,7 +172,7 @@ def calls(seed, backend):
 
 
 def check_seeds_that_are_numbers():
-    for seed in (0, 1, 16, -1, -5, 2**31, 2**40 + 3, 2**63 - 1, -(2**63)):
+    for seed in (0, 1, -5, 2**31, 2**40 + 3, -(2**63)):
         for (op, found), (_, exact) in zip(
             calls(Elsewhere(seed), "triton"), calls(torch.tensor(seed), "torch"), strict=True
         ):

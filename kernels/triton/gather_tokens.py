@@ -30,7 +30,7 @@ def gather_tokens_bwd(grad: torch.Tensor, ids: torch.Tensor, length: int, prefix
     with torch.cuda.device_of(grad):
         collect_kernel[(launch.tiles(n, length, width),)](
             grad, ids, out, length, ids.shape[1], prefix, *grad.stride(), *ids.stride(),
-            WIDTH=width, **launch.tile(width),
+            WIDTH=width, **launch.collect_tile(width),
         )  # fmt: skip
     return out
 

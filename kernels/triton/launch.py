@@ -229,6 +229,12 @@ def tile(width: int) -> dict[str, int]:
     return {"BLOCK_ROWS": min(16, (1024 if width % 16 else 2048) // block), "BLOCK_D": block}
 
 
+def collect_tile(width: int) -> dict[str, int]:
+    """Rows that are given back: narrow ones spill a register where the assembler chooses how many there are."""
+    found = tile(width)
+    return found | ({"maxnreg": 128} if found["BLOCK_D"] < 64 else {})
+
+
 def splits_of_samples(programs: int, samples: int) -> int:
     """Parts of a sum over samples, the same on every device.
 
@@ -267,6 +273,7 @@ def patch_tiles(samples: int, count: int, elements: int, width: int, block: dict
 
 
 def loss_tile(elements: int) -> dict[str, int]:
-    """Whole patches of up to 4096 elements, in pieces beyond; 16 elements a thread."""
-    block = min(4096, 1 << (elements - 1).bit_length())
-    return {"BLOCK_ROWS": max(1, min(64, 2048 // block)), "BLOCK_E": block, "num_warps": 8 if block > 2048 else 4}
+    """Whole patches of up to 4096 elements, 16 a thread; in pieces of 2048 beyond, 8 a thread."""
+    block = 1 << (elements - 1).bit_length() if elements <= 4096 else 2048
+    tile = {"BLOCK_ROWS": max(1, min(64, 2048 // block)), "BLOCK_E": block, "num_warps": 8 if elements > 2048 else 4}
+    return tile | ({"maxnreg": 64} if block < 128 else {})  # left alone, the assembler takes 40 and spills

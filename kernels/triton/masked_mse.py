@@ -22,7 +22,7 @@ from .tokens import tile_at
 EPS = tl.constexpr(1e-6)  # added to the variance of a patch
 MSE, L1 = tl.constexpr(0), tl.constexpr(1)
 GROUPS = 128  # parts of the sum of the weights
-BLOCK = 1024  # weights a step
+BLOCK, WEIGHT_WARPS = 1024, 8  # weights a step
 REDUCTION = 4096  # losses of programs a step
 BLOCK_SCALE = 8192
 
@@ -51,8 +51,9 @@ def masked_mse_fwd(
     totals, partials, out = (torch.empty(s, dtype=torch.float32, device=device) for s in (GROUPS, programs, ()))
     with torch.cuda.device_of(pred):
         masked_mse_weights_kernel[(groups,)](
-            ids, weights, totals, n * rows, rows, math.prod(grid), span, *chosen.stride(), BLOCK=BLOCK
-        )
+            ids, weights, totals, n * rows, rows, math.prod(grid), span, *chosen.stride(), BLOCK=BLOCK,
+            num_warps=WEIGHT_WARPS,
+        )  # fmt: skip
         masked_mse_kernel[(programs,)](
             pred, images, ids, weights, totals, partials, grad, rows, math.prod(grid), groups, *grid[:0:-1],
             *pred.stride(), *images.stride(), *chosen.stride(), beta, *affine(scale, shift, device), LOSS=loss,

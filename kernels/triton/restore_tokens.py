@@ -52,7 +52,7 @@ def restore_tokens_bwd(
     with torch.cuda.device_of(grad):
         collect_kernel[(launch.tiles(n, num_visible, width),)](
             grad, ids_restore, grad_visible, num_visible, ids_restore.shape[1], prefix, *grad.stride(),
-            *ids_restore.stride(), WIDTH=width, **launch.tile(width),
+            *ids_restore.stride(), WIDTH=width, **launch.collect_tile(width),
         )  # fmt: skip
         restore_tokens_sum_kernel[(launch.tiles(splits, rows, width),)](
             grad, ids_restore, token_parts, pos_parts if splits > 1 else grad_pos, n, num_visible - prefix,
