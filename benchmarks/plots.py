@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def _bars(rows: list[dict[str, Any]], report: Any, title: str, ylabel: str, path
     titles = list(dict.fromkeys(report.row_title(r) for r in rows))
     if not titles:
         return []
-    figure = Figure(figsize=(8.6, 4.4), dpi=140, layout="constrained")
+    figure = Figure(figsize=(max(8.6, 2.6 + 0.85 * len(titles)), 4.4), dpi=140, layout="constrained")
     axes, least_ms = figure.add_subplot(), math.inf
     for group, name_of_group in enumerate(titles):
         members = {r["provider"]: r for r in rows if report.row_title(r) == name_of_group}
@@ -128,7 +129,7 @@ def _bars(rows: list[dict[str, Any]], report: Any, title: str, ylabel: str, path
     axes.set_ylim(0.5 * least_ms, 4 * max(r["time_ms"] for r in rows))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value, time_text)))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(range(len(titles)), [title.replace(", ", ",\n").replace(" + ", " +\n") for title in titles])
+    axes.set_xticks(range(len(titles)), [textwrap.fill(title, 11) for title in titles])
     axes.tick_params(axis="x", labelsize=8 if len(titles) <= 7 else 6.5, length=0)
     axes.set_ylabel(ylabel, color=_INK)
     _dress(axes, title)
