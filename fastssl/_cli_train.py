@@ -25,7 +25,7 @@ _SMALL: dict[str, dict[str, Any]] = {
     "dae": {},
     "simclr": {},
 }
-_SMALL_LR = {"mae": 2e-3, "simmim": 1e-3}
+_SMALL_LR = 1e-3
 
 
 def add_parsers(commands: Any, settings: dict[str, Any]) -> None:
@@ -99,8 +99,8 @@ def _add_training(p: argparse.ArgumentParser, name: str) -> None:
     told = "optimizer (default: adamw)"
     p.add_argument("--optimizer", choices=["adamw", "sgd", "lars"], help=told, **NO_DEFAULT)
     told = "by method and optimizer, see fastssl.fit"
-    if name in _SMALL_LR:
-        told += f"; {_SMALL_LR[name]:g} for small images"
+    if name in _VITS:
+        told += f"; {_SMALL_LR:g} for small images"
     p.add_argument("--lr", type=float, help=f"peak learning rate (default: {told})", **NO_DEFAULT)
     told = "weight decay (default: by method and optimizer)"
     p.add_argument("--weight-decay", type=float, help=told, **NO_DEFAULT)
@@ -163,7 +163,7 @@ def pretrain(args: argparse.Namespace) -> None:
         images,
         epochs=args.epochs,
         batch_size=args.batch_size,
-        lr=given.get("lr", _SMALL_LR.get(kind) if is_small and "optimizer" not in given else None),
+        lr=given.get("lr", _SMALL_LR if is_small and kind in _VITS and "optimizer" not in given else None),
         optimizer=given.get("optimizer"),
         weight_decay=given.get("weight_decay"),
         warmup_epochs=given.get("warmup_epochs"),

@@ -59,7 +59,7 @@ def test_pretrain_and_evaluate_digits(capsys, tmp_path):
         (
             "mae",
             ("--mask-ratio", "0.5", "--decoder-dim", "16", "--decoder-heads", "4"),
-            {"lr": 2e-3, "weight_decay": 0.05},
+            {"lr": 1e-3, "weight_decay": 0.05},
         ),
         ("simmim", ("--mask-patch-size", "4", "--lr", "0.01"), {"lr": 0.01, "weight_decay": 0.05}),
         ("dae", ("--corruption", "mask", "--strength", "0.3"), {"lr": 1e-3, "weight_decay": 0.01}),
