@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -160,8 +161,8 @@ def accuracy_bars(
     if chance is not None:
         axes.axhline(100 * chance, color=_INK, linestyle=":", linewidth=1, label="chance")
     axes.set(ylabel="test accuracy (%)", title=title, ylim=(0, 108))
-    axes.set_xticks(range(len(groups)), groups)
-    axes.legend(frameon=False, ncols=len(table) + 1, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    axes.set_xticks(range(len(groups)), [textwrap.fill(group, 18) for group in groups])
+    axes.legend(frameon=False, ncols=len(table) + 1, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     return _save(figure, path)
 
 
