@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 from fastssl import _backend
+
+with contextlib.suppress(ImportError):
+    # Inductor imports it. Before Python 3.12 that fails if it comes after a search for pip, as huggingface_hub's.
+    import setuptools  # noqa: F401
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -50,5 +55,8 @@ def nan_filled() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _alone() -> Iterator[None]:
+    """The same random numbers for every test, and no forced backend left to the next."""
     torch.manual_seed(0)
+    yield
+    assert _backend.requested() == "auto"

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fastssl import data, evaluate, methods, transforms
-from fastssl.evaluate import _finetune
+from fastssl.evaluate import _finetune, _linear_probe
 
 
 def bars(n, seed, classes=3):
@@ -67,13 +67,16 @@ def test_the_seed_decides(encoder):
 
 def test_the_labelled_subsets_are_those_of_the_linear_probe(encoder, monkeypatch):
     seen = []
-    real = _finetune._subset
-    monkeypatch.setattr(_finetune, "_subset", lambda *args: seen.append(real(*args)) or seen[-1])
+    real = _finetune.draw_subsets
+    for module in (_finetune, _linear_probe):
+        monkeypatch.setattr(module, "draw_subsets", lambda *args: seen.append(real(*args)) or seen[-1])
     images = bars(60, 0)
-    evaluate.finetune(encoder, images, images, labels_per_class=4, subsets=3, seed=5, epochs=1, progress=False)
-    from fastssl.evaluate._linear_probe import _subset
-
-    assert [s.tolist() for s in seen] == [_subset(images.labels, 4, 5 + i).tolist() for i in range(3)]
+    options = {"labels_per_class": 4, "subsets": 3, "seed": 5}
+    evaluate.finetune(encoder, images, images, epochs=1, progress=False, **options)
+    evaluate.linear_probe(encoder, images, images, **options)
+    tuned, probed = ([s.tolist() for s in draws] for draws in seen)
+    assert tuned == probed
+    assert len(tuned) == 3
 
 
 def test_layers_learn_at_their_own_rates(encoder):

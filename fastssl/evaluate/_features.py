@@ -77,9 +77,14 @@ def labelled_pair(encoder: nn.Module | None, train: Data, test: Data, batch_size
     if isinstance(test, str):
         test = load(test, split="test")
     pair = features(encoder, train, batch_size=batch_size), features(encoder, test, batch_size=batch_size)
-    for name, part in zip(("train", "test"), pair, strict=True):
+    check_classes(*pair)
+    return pair
+
+
+def check_classes(train: Images | Features, test: Images | Features) -> None:
+    """Raise a ValueError unless both have labels, and the same classes."""
+    for name, part in (("train", train), ("test", test)):
         if not part.classes:
             raise ValueError(f"{name}: got unlabelled images, want labels: one sub-folder a class")
-    if pair[0].classes != pair[1].classes:
-        raise ValueError(f"test: got the classes {list(pair[1].classes)}, want those of train, {list(pair[0].classes)}")
-    return pair
+    if train.classes != test.classes:
+        raise ValueError(f"test: got the classes {list(test.classes)}, want those of train, {list(train.classes)}")

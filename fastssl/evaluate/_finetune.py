@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,26 +16,14 @@ from ..functional import Recipe, View
 from ..methods import encode
 from ..methods._encoder import encoder_width, frozen
 from ..transforms import Transform, normalize
-from ._linear_probe import _subset
+from ._features import check_classes
+from ._subsets import SubsetResult, draw_subsets, spread
 
 Data = Images | str
 
 
-@dataclass(frozen=True)
-class FinetuneResult:
-    """Result of `finetune`.
-
-    Attributes:
-        accuracy: share of the test images classified rightly, in [0, 1], averaged over `accuracies`.
-        std: standard deviation of `accuracies`; 0 for a single one.
-        accuracies: one for each labelled subset.
-        labels_per_class: labels used in each class, None for all.
-    """
-
-    accuracy: float
-    std: float
-    accuracies: tuple[float, ...]
-    labels_per_class: int | None
+class FinetuneResult(SubsetResult):
+    """Result of `finetune`."""
 
 
 def finetune(
@@ -110,13 +96,12 @@ def finetune(
     ):  # fmt: skip
         if not fits:
             raise ValueError(f"{name}: got {number}, want a number {wanted}")
-    known, asked = _labelled(train, test)
+    known, asked = load(train), load(test, split="test")
+    check_classes(known, asked)
     if transform is None:
         transform = _light(known.channels, known.image_size)
 
-    draws = [
-        _subset(known.labels, labels_per_class, seed + i) for i in range(1 if labels_per_class is None else subsets)
-    ]
+    draws = draw_subsets(known.labels, labels_per_class, subsets, seed)
     per_epoch = -(-len(draws[0]) // batch_size)
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     bar = require("tqdm.auto", "finetune").tqdm(
@@ -143,9 +128,7 @@ def finetune(
                 schedule.step()
                 bar.update()
             accuracies.append(_accuracy(model, asked, device))
-    return FinetuneResult(
-        statistics.fmean(accuracies), statistics.pstdev(accuracies), tuple(accuracies), labels_per_class
-    )
+    return FinetuneResult(*spread(accuracies), labels_per_class)
 
 
 class _Classifier(nn.Module):
@@ -159,16 +142,6 @@ class _Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(encode(self.encoder, x))
         return logits
-
-
-def _labelled(train: Data, test: Data) -> tuple[Images, Images]:
-    pair = load(train), load(test, split="test")
-    for name, images in zip(("train", "test"), pair, strict=True):
-        if not images.labelled:
-            raise ValueError(f"{name}: got unlabelled images, want labels: one sub-folder a class")
-    if pair[0].classes != pair[1].classes:
-        raise ValueError(f"test: got the classes {list(pair[1].classes)}, want those of train, {list(pair[0].classes)}")
-    return pair
 
 
 def _light(channels: int, size: int) -> Transform:

@@ -1,31 +1,17 @@
 from __future__ import annotations
 
-import statistics
 import warnings
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .._extras import require
 from ._features import Data, labelled_pair
+from ._subsets import SubsetResult, draw_subsets, spread
 
 
-@dataclass(frozen=True)
-class LinearProbeResult:
-    """Result of `linear_probe`.
-
-    Attributes:
-        accuracy: share of the test images classified rightly, in [0, 1], averaged over `accuracies`.
-        std: standard deviation of `accuracies`; 0 for a single one.
-        accuracies: one for each labelled subset.
-        labels_per_class: labels used in each class, None for all.
-    """
-
-    accuracy: float
-    std: float
-    accuracies: tuple[float, ...]
-    labels_per_class: int | None
+class LinearProbeResult(SubsetResult):
+    """Result of `linear_probe`."""
 
 
 def linear_probe(
@@ -72,8 +58,7 @@ def linear_probe(
     known, asked = labelled_pair(encoder, train, test, batch_size)
 
     accuracies = []
-    for draw in range(1 if labels_per_class is None else subsets):
-        at = _subset(known.labels, labels_per_class, seed + draw)
+    for at in draw_subsets(known.labels, labels_per_class, subsets, seed):
         x, y = known.x[at].double(), known.labels[at]
         std, mean = torch.std_mean(x, 0, correction=0)
         std = torch.where(std < 1e-8, 1.0, std)  # a constant feature stays constant instead of becoming noise
@@ -84,21 +69,4 @@ def linear_probe(
             classifier.fit(((x - mean) / std).float().numpy(), y.numpy())
         predicted = classifier.predict(((asked.x.double() - mean) / std).float().numpy())
         accuracies.append((torch.from_numpy(predicted) == asked.labels).double().mean().item())
-    return LinearProbeResult(
-        statistics.fmean(accuracies), statistics.pstdev(accuracies), tuple(accuracies), labels_per_class
-    )
-
-
-def _subset(labels: Tensor, per_class: int | None, seed: int) -> Tensor:
-    if per_class is None:
-        return torch.arange(len(labels))
-    generator = torch.Generator().manual_seed(seed)
-    chosen = []
-    for label in labels.unique().tolist():
-        members = (labels == label).nonzero()[:, 0]
-        if len(members) < per_class:
-            raise ValueError(
-                f"labels_per_class: got {per_class}, want at most the {len(members)} images of class {label}"
-            )
-        chosen.append(members[torch.randperm(len(members), generator=generator)[:per_class]])
-    return torch.cat(chosen)
+    return LinearProbeResult(*spread(accuracies), labels_per_class)
