@@ -28,9 +28,9 @@ class MAE(MaskedViT):
             weights and fixed positions, for RGB images. With class token or without, with registers, any image size.
         decoder_dim: width of the decoder, a multiple of 4 and of `decoder_heads`.
         decoder_depth: its blocks.
-        decoder_heads: its attention heads.
         mask_ratio: part of the patches to hide, such that some are hidden and some are not.
         norm_pix: predict (pixel - mean) / std of the patch rather than the pixel.
+        decoder_heads: attention heads of a block.
         transform: a batch of uint8 images -> list of one float view. By default `fastssl.transforms.MAE`, which for
             grey images up to 16 pixels crops less and does not mirror.
         image_size: height and width of the images, where `encoder` is a name; by default the model's own.
@@ -53,9 +53,9 @@ class MAE(MaskedViT):
         encoder: nn.Module | str,
         decoder_dim: int = 512,
         decoder_depth: int = 8,
-        decoder_heads: int = 16,
         mask_ratio: float = 0.75,
         norm_pix: bool = True,
+        decoder_heads: int = 16,
         transform: Transform | None = None,
         image_size: Size | None = None,
     ) -> None:
