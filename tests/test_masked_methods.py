@@ -122,7 +122,6 @@ def test_a_step_of_mae_equals_plain_pytorch(kind, norm_pix):
     assert_the_same_step(method, some_views(vit), torch.rand(5, length))
 
 
-@pytest.mark.slow
 def test_a_step_of_mae_at_full_width():
     torch.manual_seed(0)
     method = methods.MAE("vit_base_patch16_224")

@@ -56,7 +56,6 @@ def test_halves_are_not_widened(case: str) -> None:
     assert masking_peak(case, "fwd_bwd", dtype="bfloat16") < 2 * results * WIDTH + 1.5e6
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", ["restore", "loss"])
 def test_streaming_memory_does_not_grow_but_for_results(case: str) -> None:
     small, large = (masking_peak(case, "fwd_bwd", "fastssl-torch", n) for n in (128, 256))

@@ -355,7 +355,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, some):
         ({"log_every": 0}, ValueError, "log_every: got 0"),
         ({"devices": 2}, ValueError, "devices: got 2, want 1: the negatives of other processes"),
         (
-            {"method": methods.MAE(methods.small_vit(1, 16), 16, 1, 2)},
+            {"method": methods.MAE(methods.small_vit(1, 16), decoder_dim=16, decoder_depth=1, decoder_heads=2)},
             ValueError,
             "image_size: got images of 8 x 8 for an encoder that takes 16 x 16 alone; load them at that size",
         ),
