@@ -19,14 +19,19 @@ from typing import Any
 import torch
 
 BACKENDS = ("cuda", "triton", "cpp", "torch")  # in the order `auto` tries them: fastest first
+# What holds the functions of an op.
+_HOLDERS = {
+    "cuda": "torch.ops.fastssl_cuda", "triton": "fastssl.kernels.triton.{op}", "cpp": "torch.ops.fastssl_cpp",
+    "torch": "fastssl.kernels.torch.{op}",
+}  # fmt: skip
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # which the ops on floats take on every backend
 _DEVICES: dict[str, tuple[str, ...] | None] = {"cuda": ("cuda",), "triton": ("cuda",), "cpp": ("cpu",), "torch": None}
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """What one backend offers for one op: the object that holds its functions, and what these accept."""
+    """What one backend's kernels of an op accept."""
 
-    module: str
     dtypes: tuple[torch.dtype, ...]
     max_width: int | None = None
 
@@ -163,12 +168,13 @@ def select(op: str, x: torch.Tensor, name: str) -> Any:
         reason = why_not(op, name, x)
         if reason is not None:
             raise RuntimeError(f"backend {name!r} cannot run {op}: {reason}")
-    return _load(_kernels[op][name].module)
+    return _load(op, name)
 
 
 @functools.cache
-def _load(module: str) -> Any:
-    """Import a kernel module, or return a namespace of `torch.ops` for the compiled ones."""
+def _load(op: str, backend: str) -> Any:
+    """Import the kernels of an op, or return a namespace of `torch.ops` for the compiled ones."""
+    module = _HOLDERS[backend].format(op=op)
     if module.startswith("torch.ops."):
         return getattr(torch.ops, module.removeprefix("torch.ops."))
     return importlib.import_module(module)

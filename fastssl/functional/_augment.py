@@ -21,10 +21,10 @@ Size = int | tuple[int, int]
 
 _backend.register(
     "augment",
-    cuda=_backend.Kernel("torch.ops.fastssl_cuda", (torch.uint8,)),
-    triton=_backend.Kernel("fastssl.kernels.triton.augment", (torch.uint8,)),
-    cpp=_backend.Kernel("torch.ops.fastssl_cpp", (torch.uint8,)),
-    torch=_backend.Kernel("fastssl.kernels.torch.augment", (torch.uint8,)),
+    cuda=_backend.Kernel((torch.uint8,)),
+    triton=_backend.Kernel((torch.uint8,)),
+    cpp=_backend.Kernel((torch.uint8,)),
+    torch=_backend.Kernel((torch.uint8,)),
 )
 
 

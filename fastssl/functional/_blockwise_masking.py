@@ -15,9 +15,9 @@ from ._seeds import check_view, sample_ids_on, sampling_device, seed_or_random
 
 _backend.register(
     "blockwise_masking",
-    triton=_backend.Kernel("fastssl.kernels.triton.blockwise_masking", (torch.int64,), max_width=4096),
-    cpp=_backend.Kernel("torch.ops.fastssl_cpp", (torch.int64,)),
-    torch=_backend.Kernel("fastssl.kernels.torch.blockwise_masking", (torch.int64,)),
+    triton=_backend.Kernel((torch.int64,), max_width=4096),
+    cpp=_backend.Kernel((torch.int64,)),
+    torch=_backend.Kernel((torch.int64,)),
 )
 
 

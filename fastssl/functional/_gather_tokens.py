@@ -10,12 +10,11 @@ from torch import Tensor
 from .. import _backend, _checks
 from ._registration import define
 
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _backend.register(
     "gather_tokens",
-    triton=_backend.Kernel("fastssl.kernels.triton.gather_tokens", _FLOATS),
-    cpp=_backend.Kernel("torch.ops.fastssl_cpp", _FLOATS),
-    torch=_backend.Kernel("fastssl.kernels.torch.gather_tokens", (torch.float64, *_FLOATS)),
+    triton=_backend.Kernel(_backend.FLOATS),
+    cpp=_backend.Kernel(_backend.FLOATS),
+    torch=_backend.Kernel((torch.float64, *_backend.FLOATS)),
 )
 
 

@@ -13,12 +13,11 @@ from .. import _backend, _checks
 from ._patches import PIXELS, PatchSize, as_video, patch_sides, scale_and_shift, tokens_of
 from ._registration import define
 
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _backend.register(
     "mask_patchify",
-    triton=_backend.Kernel("fastssl.kernels.triton.mask_patchify", _FLOATS),
-    cpp=_backend.Kernel("torch.ops.fastssl_cpp", _FLOATS),
-    torch=_backend.Kernel("fastssl.kernels.torch.mask_patchify", (torch.float64, *_FLOATS)),
+    triton=_backend.Kernel(_backend.FLOATS),
+    cpp=_backend.Kernel(_backend.FLOATS),
+    torch=_backend.Kernel((torch.float64, *_backend.FLOATS)),
 )
 
 

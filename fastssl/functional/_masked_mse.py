@@ -14,12 +14,11 @@ from ._patches import PIXELS, PatchSize, as_video, patch_sides, scale_and_shift,
 from ._registration import define
 
 LOSSES = ("mse", "l1", "smooth_l1")
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _backend.register(
     "masked_mse",
-    triton=_backend.Kernel("fastssl.kernels.triton.masked_mse", _FLOATS),
-    cpp=_backend.Kernel("torch.ops.fastssl_cpp", _FLOATS),
-    torch=_backend.Kernel("fastssl.kernels.torch.masked_mse", (torch.float64, *_FLOATS)),
+    triton=_backend.Kernel(_backend.FLOATS),
+    cpp=_backend.Kernel(_backend.FLOATS),
+    torch=_backend.Kernel((torch.float64, *_backend.FLOATS)),
 )
 
 

@@ -14,9 +14,9 @@ from ._seeds import check_view, sample_ids_on, sampling_device, seed_or_random
 
 _backend.register(
     "multiblock_masking",
-    triton=_backend.Kernel("fastssl.kernels.triton.multiblock_masking", (torch.int64,)),
-    cpp=_backend.Kernel("torch.ops.fastssl_cpp", (torch.int64,)),
-    torch=_backend.Kernel("fastssl.kernels.torch.multiblock_masking", (torch.int64,)),
+    triton=_backend.Kernel((torch.int64,)),
+    cpp=_backend.Kernel((torch.int64,)),
+    torch=_backend.Kernel((torch.int64,)),
 )
 Range = tuple[float, float]
 

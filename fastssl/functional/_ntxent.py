@@ -9,12 +9,11 @@ import torch
 from .. import _backend, _checks
 from ._registration import define
 
-_HALVES = (torch.float16, torch.bfloat16)
 _backend.register(
     "ntxent",
-    triton=_backend.Kernel("fastssl.kernels.triton.ntxent", (torch.float32, *_HALVES), max_width=1024),
-    cpp=_backend.Kernel("torch.ops.fastssl_cpp", (torch.float32, *_HALVES)),
-    torch=_backend.Kernel("fastssl.kernels.torch.ntxent", (torch.float64, torch.float32, *_HALVES)),
+    triton=_backend.Kernel(_backend.FLOATS, max_width=1024),
+    cpp=_backend.Kernel(_backend.FLOATS),
+    torch=_backend.Kernel((torch.float64, *_backend.FLOATS)),
 )
 
 

@@ -16,9 +16,9 @@ from ._seeds import check_view, sample_ids_on, sampling_device, seed_or_random
 _TYPES = (torch.int64, torch.float32, torch.float64)  # of sample ids, of noise
 _backend.register(
     "random_masking",
-    triton=_backend.Kernel("fastssl.kernels.triton.random_masking", _TYPES),
-    cpp=_backend.Kernel("torch.ops.fastssl_cpp", _TYPES),
-    torch=_backend.Kernel("fastssl.kernels.torch.random_masking", _TYPES),
+    triton=_backend.Kernel(_TYPES),
+    cpp=_backend.Kernel(_TYPES),
+    torch=_backend.Kernel(_TYPES),
 )
 
 

@@ -15,10 +15,10 @@ from ._seeds import seed_tensor
 
 _backend.register(
     "sample_params",
-    cuda=_backend.Kernel("torch.ops.fastssl_cuda", (torch.int64,)),
-    triton=_backend.Kernel("fastssl.kernels.triton.sample_params", (torch.int64,)),
-    cpp=_backend.Kernel("torch.ops.fastssl_cpp", (torch.int64,)),
-    torch=_backend.Kernel("fastssl.kernels.torch.sample_params", (torch.int64,)),
+    cuda=_backend.Kernel((torch.int64,)),
+    triton=_backend.Kernel((torch.int64,)),
+    cpp=_backend.Kernel((torch.int64,)),
+    torch=_backend.Kernel((torch.int64,)),
 )
 
 

@@ -13,9 +13,9 @@ from ._seeds import check_view, sample_ids_on, seed_or_random
 
 _backend.register(
     "text_masking",
-    triton=_backend.Kernel("fastssl.kernels.triton.text_masking", (torch.int64,)),
-    cpp=_backend.Kernel("torch.ops.fastssl_cpp", (torch.int64,)),
-    torch=_backend.Kernel("fastssl.kernels.torch.text_masking", (torch.int64,)),
+    triton=_backend.Kernel((torch.int64,)),
+    cpp=_backend.Kernel((torch.int64,)),
+    torch=_backend.Kernel((torch.int64,)),
 )
 
 
