@@ -26,10 +26,27 @@ def paired_embeddings(z0: object, z1: object) -> None:
         raise ValueError(f"z1: got shape {tuple(b.shape)}, want the shape of z0, {tuple(a.shape)}")
     if a.shape[0] == 0 or a.shape[1] == 0:
         raise ValueError(f"z0: got shape {tuple(a.shape)}, want N >= 1 and d >= 1")
-    if b.device != a.device:
-        raise ValueError(f"z1: got device {b.device}, want the device of z0, {a.device}")
-    if b.dtype != a.dtype and not torch.is_autocast_enabled(a.device.type):
-        raise TypeError(f"z1: got dtype {b.dtype}, want the dtype of z0, {a.dtype}")
+    alike("z1", b, "z0", a)
+
+
+def alike(name: str, x: torch.Tensor, other: str, like: torch.Tensor) -> None:
+    """Check the dtype and device of another tensor; under autocast, which casts both, dtypes may differ."""
+    if x.device != like.device:
+        raise ValueError(f"{name}: got device {x.device}, want the device of {other}, {like.device}")
+    if x.dtype != like.dtype and not torch.is_autocast_enabled(like.device.type):
+        raise TypeError(f"{name}: got dtype {x.dtype}, want the dtype of {other}, {like.dtype}")
+
+
+def ids(name: str, value: object, count: int, device: torch.device) -> torch.Tensor:
+    """Check integer ids, such as labels, of `count` rows on a device."""
+    if not isinstance(value, torch.Tensor) or value.dtype.is_floating_point or value.dtype.is_complex:
+        got = f"dtype {value.dtype}" if isinstance(value, torch.Tensor) else type(value).__name__
+        raise TypeError(f"{name}: got {got}, want an int tensor [{count}]")
+    if value.shape != (count,):
+        raise ValueError(f"{name}: got shape {tuple(value.shape)}, want [{count}]")
+    if value.device != device:
+        raise ValueError(f"{name}: got device {value.device}, want {device}")
+    return value
 
 
 def float_tensor(name: str, x: object, shape: str) -> torch.Tensor:
@@ -87,7 +104,12 @@ def positive_int(name: str, value: object) -> None:
 
 
 def positive_scalar(name: str, value: object, device: torch.device) -> torch.Tensor:
-    """Return a positive scalar, a number or a 0-d tensor, as a 0-d tensor.
+    """Return a finite scalar > 0, such as a temperature, as a 0-d tensor; see `scalar`."""
+    return scalar(name, value, device, positive=True)
+
+
+def scalar(name: str, value: object, device: torch.device, *, positive: bool = False) -> torch.Tensor:
+    """Return a finite scalar, a number or a 0-d tensor, as a 0-d tensor.
 
     A tensor on an accelerator is not read, because that would stall the device. A number stays on the host in
     eager mode, where it costs no launch; a compiled graph gets it on `device`, which keeps CUDA graphs possible.
@@ -100,17 +122,17 @@ def positive_scalar(name: str, value: object, device: torch.device) -> torch.Ten
         if value.device != device:
             raise ValueError(f"{name}: got a tensor on {value.device}, want the embeddings' device, {device}")
         if value.device.type == "cpu" and not torch.compiler.is_compiling():
-            _require_positive(name, float(value.detach()))
+            _require_finite(name, float(value.detach()), positive)
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name}: got {type(value).__name__}, want a number or a 0-d float tensor")
-    _require_positive(name, value)
+    _require_finite(name, value, positive)
     if not torch.compiler.is_compiling():
         return torch.tensor(value, dtype=torch.float64)
     # torch.full and torch.tensor would make the value a constant of the graph, and recompile at the next one.
     return torch.ones((), dtype=torch.float64, device=device) * value
 
 
-def _require_positive(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name}: got {value}, want a finite number > 0")
+def _require_finite(name: str, value: float, positive: bool) -> None:
+    if not (0 < value < math.inf if positive else -math.inf < value < math.inf):
+        raise ValueError(f"{name}: got {value}, want a finite number{' > 0' if positive else ''}")
