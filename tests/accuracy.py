@@ -6,7 +6,8 @@ few roundings of the terms that are summed, for at an element where eager happen
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -54,3 +55,21 @@ def assert_accurate(
         worst = (error / allowed).max()
         assert not error.isnan().any(), f"{where}: NaN"
         assert worst <= 1, f"{where}: error is {worst:.2f} of what is allowed"
+
+
+def assert_close_to_exact(
+    kernel: Mapping[str, torch.Tensor], eager: Mapping[str, torch.Tensor], exact: Mapping[str, torch.Tensor],
+    terms: Mapping[str, torch.Tensor], dtype: torch.dtype, scale: float, where: str,
+) -> None:  # fmt: skip
+    """Hold named outputs and gradients to the rule.
+
+    The floor is a few roundings of `terms`, the size of what is summed for each. A score that is computed in two
+    places, in a tile and as a positive, may besides come out a rounding apart, which the scale, or 1 / tau, enlarges.
+    """
+    floor = ROUNDINGS[dtype] * torch.finfo(dtype).eps
+    floor += torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps * scale / 2
+    for name, x in exact.items():
+        error = (kernel[name] - x).abs()
+        allowed = 2 * (eager[name] - x).abs().nan_to_num(0, 0, 0) + floor * torch.maximum(terms[name], x.abs())
+        worst = (error / allowed).nan_to_num(0, math.inf).max()
+        assert (error <= allowed).all(), f"{where} {dtype} {name}: error {worst:.2f} times the allowed one"

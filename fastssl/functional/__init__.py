@@ -2,7 +2,12 @@
 
 from ._augment import augment
 from ._blockwise_masking import blockwise_masking
+from ._clip import clip
+from ._cpc import cpc
+from ._dcl import dcl, dclw, hard_negative_ntxent
 from ._gather_tokens import gather_tokens
+from ._info_nce import info_nce, moco
+from ._linear_cross_entropy import linear_cross_entropy
 from ._mask_patchify import mask_patchify
 from ._masked_mse import masked_mse
 from ._multiblock_masking import multiblock_masking
@@ -14,10 +19,15 @@ from ._random_masking import TokenMasks, random_masking
 from ._recipe import Recipe, View
 from ._restore_tokens import restore_tokens
 from ._sample_params import sample_params
+from ._siglip import siglip
+from ._supcon import multi_positive_ntxent, supcon
 from ._text_masking import text_masking
+from ._uniformity import alignment, uniformity
 
 __all__ = [
-    "AugmentParams", "Recipe", "TokenMasks", "View", "augment", "blockwise_masking", "gather_tokens", "mask_patchify",
-    "masked_mse", "multiblock_masking", "ntxent", "pairwise_logsumexp", "pairwise_softplus", "random_masking",
-    "restore_tokens", "sample_params", "text_masking",
+    "AugmentParams", "Recipe", "TokenMasks", "View", "alignment", "augment", "blockwise_masking", "clip", "cpc",
+    "dcl", "dclw", "gather_tokens", "hard_negative_ntxent", "info_nce", "linear_cross_entropy", "mask_patchify",
+    "masked_mse", "moco", "multi_positive_ntxent", "multiblock_masking", "ntxent", "pairwise_logsumexp",
+    "pairwise_softplus", "random_masking", "restore_tokens", "sample_params", "siglip", "supcon", "text_masking",
+    "uniformity",
 ]  # fmt: skip

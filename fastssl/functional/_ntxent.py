@@ -7,7 +7,9 @@ from typing import Any
 import torch
 
 from .. import _backend, _checks
+from ._peers import Gather, Peers, peers
 from ._registration import define
+from ._similarity import embeddings, paired_scores, positions, reduced, softplus_excess
 
 _backend.register(
     "ntxent",
@@ -17,7 +19,12 @@ _backend.register(
 )
 
 
-def ntxent(z0: torch.Tensor, z1: torch.Tensor, temperature: float | torch.Tensor = 0.5) -> torch.Tensor:
+def ntxent(
+    z0: torch.Tensor,
+    z1: torch.Tensor,
+    temperature: float | torch.Tensor = 0.5,
+    gather_distributed: Gather = False,
+) -> torch.Tensor:
     r"""Normalised-temperature cross-entropy of N positive pairs, without the 2N x 2N similarity matrix.
 
     With rows z = [z0; z1], m = 2N, cosines s_ij = <z_i, z_j> / (max(|z_i|, eps) max(|z_j|, eps)), eps = 1e-12 as in
@@ -32,6 +39,8 @@ def ntxent(z0: torch.Tensor, z1: torch.Tensor, temperature: float | torch.Tensor
         temperature: tau > 0, a number or a 0-d tensor on the embeddings' device. A tensor that requires grad
             gets its gradient. The value of a tensor on an accelerator is not checked, as that would
             synchronise the host: there, tau <= 0 gives a NaN loss.
+        gather_distributed: take the negatives of all processes, and the mean over the rows of all: True, "all_gather"
+            or "ring"; see `fastssl.losses`. Without torch.distributed, and in a group of one, this changes nothing.
 
     Returns:
         The mean over the 2N rows: a 0-d float32 tensor (float64 for float64 embeddings), at least 0.
@@ -49,14 +58,30 @@ def ntxent(z0: torch.Tensor, z1: torch.Tensor, temperature: float | torch.Tensor
 
     CPU results are bit-identical from run to run for a given thread count. On a GPU the fastest forward sums with
     float32 atomics; under `torch.use_deterministic_algorithms(True)` it does not, and is bit-identical too.
-    Second derivatives are supported, at the speed of the torch backend; third ones are not.
+    Second derivatives are supported, at the speed of the torch backend, in one process; third ones are not.
 
     Source: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020, eq. 1.
     """
     _checks.paired_embeddings(z0, z1)
     tau = _checks.positive_scalar("temperature", temperature, z0.device)
+    if gather_distributed is not False:
+        found = peers(gather_distributed, 2 * len(z0), z0.device)
+        if found.total > found.rows:
+            return _among(found, z0, z1, 1 / tau)
     loss: torch.Tensor = torch.ops.fastssl.ntxent(z0, z1, tau, _backend.requested())[0]
     return loss
+
+
+def _among(found: Peers, z0: torch.Tensor, z1: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Return the loss of rows that are among those of other processes."""
+    n = len(z0)
+    products, rows = embeddings(z0, z1, normalize=True)
+    z = torch.cat(rows)
+    # A row and its positive have one id, which leaves both out of the sum; the positive enters outside the tiles.
+    own = positions(n, z.device, found.start // 2).repeat(2)
+    lse = found.logsumexp(z, z, scale, (own, own), products)
+    positive = (paired_scores(z[:n], z[n:]) * scale).repeat(2)
+    return reduced(softplus_excess(lse, positive), "mean", found, z.dtype)
 
 
 def _forward(z0: torch.Tensor, z1: torch.Tensor, temperature: torch.Tensor, backend: str) -> Any:

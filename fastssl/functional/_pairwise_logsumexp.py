@@ -175,7 +175,8 @@ def _backward_fake(
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     x, y, scale, row_ids, col_ids, ctx.products, ctx.bounded, ctx.columns, ctx.attend, ctx.backend = inputs
-    ctx.save_for_backward(x, y, scale, row_ids, col_ids, *output)
+    # The mean stands for y, which may change before the backward pass: a queue takes its new keys in.
+    ctx.save_for_backward(x, None if ctx.attend else y, scale, row_ids, col_ids, *output)
     ctx.set_materialize_grads(False)
 
 

@@ -38,6 +38,11 @@ class Peers:
         """Rows of all processes."""
         return self.rows
 
+    @property
+    def count(self) -> int:
+        """Number of processes."""
+        return 1
+
     def logsumexp(
         self, x: Tensor, y: Tensor, scale: Tensor, ids: Ids | None, products: torch.dtype, *, bounded: bool = True
     ) -> Tensor:
@@ -101,14 +106,19 @@ def class_sums(ids: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.zeros_like(x).index_add(0, first, x), first, count
 
 
+def check_gather(value: object) -> None:
+    """Check a `gather_distributed`."""
+    if value not in (False, True, "all_gather", "ring"):
+        raise ValueError(f"gather_distributed: got {value!r}, want False, True, 'all_gather' or 'ring'")
+
+
 def peers(gather_distributed: Gather, rows: int, device: torch.device) -> Peers:
     """Return the processes of a loss with so many rows on this one.
 
     Raises:
         ValueError: `gather_distributed` is not a bool, "all_gather" or "ring".
     """
-    if gather_distributed not in (False, True, "all_gather", "ring"):
-        raise ValueError(f"gather_distributed: got {gather_distributed!r}, want False, True, 'all_gather' or 'ring'")
+    check_gather(gather_distributed)
     if gather_distributed is False:
         return Peers(rows)
     from ._distributed import connect

@@ -26,18 +26,18 @@ def define(
         forward: the implementation on real tensors, any device.
         fake: the same signature; returns empty tensors of the right shapes, dtypes and device.
         backward, save: as `backward` and `setup_context` of `torch.library.register_autograd`.
-        autocast: the arguments that autocast casts to its type (float64 ones stay); the others it leaves alone.
+        autocast: the arguments that autocast casts to its type (float64 ones stay); the others it leaves alone, and
+            whatever the op is made of.
     """
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     name = schema.split("(")[0]
     _library.impl(name, forward, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastssl::{name}", fake, lib=_library)
     torch.library.register_autograd(f"fastssl::{name}", backward, setup_context=save, lib=_library)
-    if autocast:
-        op = getattr(torch.ops.fastssl, name).default
-        cast = [argument.name in autocast for argument in op._schema.arguments]
-        for device, key in _AUTOCAST.items():
-            _library.impl(name, _autocast_rule(op, cast, device, key), key)
+    op = getattr(torch.ops.fastssl, name).default
+    cast = [argument.name in autocast for argument in op._schema.arguments]
+    for device, key in _AUTOCAST.items():
+        _library.impl(name, _autocast_rule(op, cast, device, key), key)
 
 
 def define_data_op(schema: str, forward: Callable[..., Any], fake: Callable[..., Any]) -> None:

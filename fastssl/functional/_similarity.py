@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_LARGE, _SHRINK = 2.0**50, 2.0**-96  # the squares of float32 numbers beyond 2^63 overflow
+if TYPE_CHECKING:
+    from ._peers import Peers
+
+REDUCTIONS = ("mean", "sum", "none")
+# The squares of float32 numbers beyond 2^63 overflow; what is shrunk stays far above 1e-12.
+_LARGE, _SHRINK = 2.0**50, 2.0**-80
 
 
 def embeddings(*tensors: Tensor, normalize: bool) -> tuple[torch.dtype, list[Tensor]]:
@@ -47,3 +54,23 @@ def ranks(row_ids: Tensor, col_ids: Tensor) -> tuple[Tensor, Tensor]:
 def positions(rows: int, device: torch.device, start: int = 0) -> Tensor:
     """Return int32 ids start .. start + rows - 1."""
     return torch.arange(start, start + rows, dtype=torch.int32, device=device)
+
+
+def softplus_excess(lse: Tensor, positive: Tensor) -> Tensor:
+    """Return log(e^lse + e^positive) - positive, the loss of a row whose lse has the negatives alone; 0 without any."""
+    return F.softplus(lse - positive, threshold=40)
+
+
+def reduced(nll: Tensor, reduction: str, peers: Peers, dtype: torch.dtype) -> Tensor:
+    """Return a loss a row, in the type that is returned, or their mean or sum over all processes."""
+    if reduction == "none":
+        return nll.to(dtype)
+    if reduction == "sum":
+        return peers.ratio(nll.sum(), peers.rows / peers.total).to(dtype)
+    return peers.mean(nll).to(dtype)
+
+
+def choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Check one of a few words."""
+    if value not in choices:
+        raise ValueError(f"{name}: got {value!r}, want {', '.join(map(repr, choices))}")

@@ -1,6 +1,43 @@
-"""The losses as `nn.Module`s."""
+"""The losses as `nn.Module`s.
 
+With `gather_distributed` a loss is that of the rows of all processes of torch.distributed's default group: True or
+"all_gather" gathers the embeddings, "ring" passes them on from process to process and keeps O(local rows x width) of
+them. Its value is the same on every process, and its gradient is world_size times the process's share of the exact
+gradient, so that the mean which DistributedDataParallel takes is exact.
+"""
+
+from ._contrastive import (
+    AlignmentLoss,
+    CLIPLoss,
+    CPCLoss,
+    DCLLoss,
+    DCLWLoss,
+    HardNegativeNTXentLoss,
+    InfoNCELoss,
+    LinearCrossEntropyLoss,
+    MoCoLoss,
+    MultiPositiveNTXentLoss,
+    SigLIPLoss,
+    SupConLoss,
+    UniformityLoss,
+)
 from ._masked_mse import MaskedMSELoss
 from ._ntxent import NTXentLoss
 
-__all__ = ["MaskedMSELoss", "NTXentLoss"]
+__all__ = [
+    "AlignmentLoss",
+    "CLIPLoss",
+    "CPCLoss",
+    "DCLLoss",
+    "DCLWLoss",
+    "HardNegativeNTXentLoss",
+    "InfoNCELoss",
+    "LinearCrossEntropyLoss",
+    "MaskedMSELoss",
+    "MoCoLoss",
+    "MultiPositiveNTXentLoss",
+    "NTXentLoss",
+    "SigLIPLoss",
+    "SupConLoss",
+    "UniformityLoss",
+]

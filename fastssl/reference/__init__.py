@@ -2,6 +2,21 @@
 
 from ._augment import augment
 from ._blockwise_masking import blockwise_masking
+from ._contrastive import (
+    alignment,
+    clip,
+    cpc,
+    dcl,
+    dclw,
+    hard_negative_ntxent,
+    info_nce,
+    linear_cross_entropy,
+    moco,
+    multi_positive_ntxent,
+    siglip,
+    supcon,
+    uniformity,
+)
 from ._gather_tokens import gather_tokens
 from ._mask_patchify import mask_patchify, patchify
 from ._masked_mse import masked_mse
@@ -15,7 +30,9 @@ from ._sample_params import philox, sample_params
 from ._text_masking import text_masking
 
 __all__ = [
-    "augment", "blockwise_masking", "gather_tokens", "mask_patchify", "masked_mse", "masking_noise",
-    "multiblock_masking", "ntxent", "pairwise_logsumexp", "pairwise_softplus", "patchify", "philox", "random_masking",
-    "restore_tokens", "sample_params", "text_masking",
+    "alignment", "augment", "blockwise_masking", "clip", "cpc", "dcl", "dclw", "gather_tokens",
+    "hard_negative_ntxent", "info_nce", "linear_cross_entropy", "mask_patchify", "masked_mse", "masking_noise",
+    "moco", "multi_positive_ntxent", "multiblock_masking", "ntxent", "pairwise_logsumexp", "pairwise_softplus",
+    "patchify", "philox", "random_masking", "restore_tokens", "sample_params", "siglip", "supcon", "text_masking",
+    "uniformity",
 ]  # fmt: skip
