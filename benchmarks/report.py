@@ -16,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import report_augment
+import report_contrastive
+import report_distributed
 import report_masking
 import report_ntxent
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- bench:{op}:begin -->", "<!-- bench:{op}:end -->"
-SECTIONS = {"ntxent": report_ntxent, "augment": report_augment, "masking": report_masking}
+SECTIONS = {"ntxent": report_ntxent, "contrastive": report_contrastive, "augment": report_augment,
+            "masking": report_masking, "distributed": report_distributed}  # fmt: skip
 Results = dict[str, dict[str, Any]]  # by machine
 
 
@@ -89,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     for op, results in found.items():
         for machine, result in results.items():
-            for path in plots.DRAW[op](result, args.results / machine):
+            for path in plots.DRAW[op](result, args.results / machine) if op in plots.DRAW else ():
                 print(f"written  {machine}/{path.name}")
     return 0
 

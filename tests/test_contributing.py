@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import fastssl
+from fastssl import _backend
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,8 +26,8 @@ def test_recipe_for_adding_an_op(tmp_path: Path) -> None:
         path.write_text(code)
     for layer in ("reference", "functional"):
         with (tmp_path / "fastssl" / layer / "__init__.py").open("a") as init:
-            init.write("\nfrom ._alignment import alignment\n")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_alignment.py"]
+            init.write("\nfrom ._cosine_distance import cosine_distance\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_cosine_distance.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert "1 passed" in done.stdout, done.stdout
 
@@ -35,8 +36,14 @@ def test_every_op_has_its_file_in_every_layer() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text()
     masking = ("random_masking", "multiblock_masking", "blockwise_masking", "text_masking", "gather_tokens",
                "mask_patchify", "restore_tokens", "masked_mse")  # fmt: skip
-    measured_with = {"sample_params": "augment"} | dict.fromkeys(masking, "masking")
-    for op in filter(str.islower, fastssl.functional.__all__):
+    pairwise = ("pairwise_logsumexp", "pairwise_softplus")
+    measured_with = (
+        {"sample_params": "augment"} | dict.fromkeys(masking, "masking") | dict.fromkeys(pairwise, "contrastive")
+    )
+    public = set(fastssl.functional.__all__)  # which registers the ops
+    ops = set(_backend._kernels)
+    assert ops < public
+    for op in ops:
         for name in (
             f"fastssl/reference/_{op}.py",
             f"fastssl/functional/_{op}.py",
@@ -47,7 +54,8 @@ def test_every_op_has_its_file_in_every_layer() -> None:
             f"benchmarks/bench_{measured_with.get(op, op)}.py",
         ):
             assert (ROOT / name).exists(), name
-        assert f"functional.{op}" in changelog
+    for name in filter(str.islower, public):
+        assert f"functional.{name}`" in changelog, name
 
 
 def test_imports_only_go_down() -> None:

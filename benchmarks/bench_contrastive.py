@@ -1,0 +1,96 @@
+"""Contrastive losses: fastssl against eager PyTorch, torch.compile and the libraries that have them.
+
+    pytest benchmarks/bench_contrastive.py [--quick]               # one test a problem; on CUDA where there is a device
+    python benchmarks/bench_contrastive.py [--quick] [--out DIR]   # the same without pytest
+
+A whole run writes `benchmarks/results/<machine>/contrastive.json`; a quick run, or one of some problems, writes under
+`runs/benchmarks`, so that stored results always come from one run of one commit.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import contrastive_measure
+import harness
+from contrastive_providers import Problem
+from harness import Row
+
+_PAIR = ("fastssl", "eager")
+
+
+def _cpu() -> tuple[Problem, ...]:
+    return (
+        Problem("moco", 256, 65536, 128),
+        Problem("supcon", 2048, 2048, 128),
+        Problem("clip", 4096, 4096, 512, budget_s=25),
+        Problem("siglip", 4096, 4096, 512, budget_s=25),
+        Problem("dcl-lightly", 8192, 8192, 128, budget_s=40),
+        Problem("dcl", 4096, 4096, 128, budget_s=25),
+        Problem("info-nce", 4096, 4096, 128),
+        Problem("multi-positive", 512, 512, 128, budget_s=20),
+        Problem("hard-negatives", 2048, 2048, 128),
+        Problem("uniformity", 4096, 4096, 128),
+        Problem("vocabulary", 1024, 30522, 256, budget_s=30),
+        Problem("moco", 256, 65536, 128, "bfloat16", ("fastssl",), 2),
+        Problem("clip", 4096, 4096, 512, "bfloat16", ("fastssl",), 3),
+    )
+
+
+def _quick() -> tuple[Problem, ...]:
+    cases = {"moco": 8192, "supcon": 256, "clip": 256, "siglip": 256, "dcl": 256, "info-nce": 256, "uniformity": 256}
+    return tuple(Problem(case, 256, n, 64, providers=_PAIR, budget_s=1) for case, n in cases.items())
+
+
+def _cuda() -> tuple[Problem, ...]:
+    both = ("float32", "bfloat16")
+    return (
+        *(Problem(c, n, n, d, t, budget_s=3) for c in ("clip", "siglip") for n in (4096, 16384) for d in (128, 512)
+          for t in both),
+        *(Problem("clip", n, n, d, "bfloat16", ("fastssl",), 3) for n in (65536, 131072) for d in (128, 512)),
+        *(Problem("moco", 4096, 65536, 128, t, budget_s=2) for t in both),
+        *(Problem("supcon", 8192, 8192, 128, t, budget_s=2) for t in both),
+        Problem("dcl-lightly", 8192, 8192, 128, budget_s=2),
+        Problem("vocabulary", 8192, 30522, 768, "bfloat16", budget_s=2),
+    )  # fmt: skip
+
+
+def problems(device: str, quick: bool) -> tuple[Problem, ...]:
+    """What a run measures."""
+    if quick:
+        return _quick()
+    return _cuda() if device.startswith("cuda") else _cpu()
+
+
+def measure(problem: Problem, device: str, state: Any) -> list[Row]:
+    """Rows of one problem."""
+    return contrastive_measure.measure(problem, device)
+
+
+def own(problem: Problem, device: str) -> Callable[[], object]:
+    """A call of fastssl's on one problem."""
+    return contrastive_measure.own(problem, device)
+
+
+BENCHMARK = harness.Benchmark(
+    "contrastive", problems, measure, contrastive_measure.describe, own,
+    ("lightly", "pytorch-metric-learning", "open_clip_torch", "info-nce-pytorch"),
+)  # fmt: skip
+
+
+def test_contrastive(measured):
+    """Measure one problem with every provider."""
+    assert measured[0]["provider"] == "fastssl"
+    assert all(r["time_ms"] > 0 for r in measured)
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    """Run from a command line."""
+    return harness.execute(BENCHMARK, harness.parser(BENCHMARK).parse_args(arguments))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
