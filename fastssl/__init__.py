@@ -14,20 +14,22 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from . import data, evaluate, functional, losses, masking, methods, transforms
     from ._backend import use_backend
+    from ._cached import cached_step
     from ._images import RaggedImages
+    from ._queue import Queue
     from .losses import MaskedMSELoss, NTXentLoss
     from .train import fit
 
 # public name -> the module that defines it
 _NAMES = {
-    "MaskedMSELoss": "losses", "NTXentLoss": "losses", "RaggedImages": "_images", "fit": "train",
-    "use_backend": "_backend",
+    "MaskedMSELoss": "losses", "NTXentLoss": "losses", "Queue": "_queue", "RaggedImages": "_images",
+    "cached_step": "_cached", "fit": "train", "use_backend": "_backend",
 }  # fmt: skip
 _MODULES = ("data", "evaluate", "functional", "losses", "masking", "methods", "transforms")
 
 __all__ = [
-    "MaskedMSELoss", "NTXentLoss", "RaggedImages", "__version__", "data", "evaluate", "fit", "functional", "losses",
-    "masking", "methods", "transforms", "use_backend",
+    "MaskedMSELoss", "NTXentLoss", "Queue", "RaggedImages", "__version__", "cached_step", "data", "evaluate", "fit",
+    "functional", "losses", "masking", "methods", "transforms", "use_backend",
 ]  # fmt: skip
 
 

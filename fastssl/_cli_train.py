@@ -13,6 +13,7 @@ NO_DEFAULT: dict[str, Any] = {"default": argparse.SUPPRESS}
 # What the keys of fastssl.methods.METHODS do; asking the module itself would import torch.
 _HELP = {
     "simclr": "two views of each image must agree, against all others",
+    "moco": "the first view must find the second among a queue of others, seen by a slow copy of the encoder",
     "mae": "hide most patches of a vision transformer, and reconstruct them with a small decoder",
     "simmim": "hide squares behind mask tokens, and predict their pixels linearly",
     "dae": "reconstruct the clean image of a corrupted one, from the features alone",
@@ -24,6 +25,7 @@ _SMALL: dict[str, dict[str, Any]] = {
     "simmim": {},
     "dae": {},
     "simclr": {},
+    "moco": {"queue_size": 4096, "momentum": 0.99},
 }
 _SMALL_LR = 1e-3
 
@@ -55,6 +57,15 @@ def add_parsers(commands: Any, settings: dict[str, Any]) -> None:
 def _add_method(p: Any, name: str) -> None:
     if name == "simclr":
         p.add_argument("--temperature", type=float, default=0.5, help="temperature of the loss")
+    if name == "moco":
+        p.add_argument("--version", choices=["v1", "v2"], default="v2", help="of MoCo: v2 has a deeper head, and blur")
+        told = "temperature of the loss (default: 0.2; 0.07 for v1)"
+        p.add_argument("--temperature", type=float, help=told, **NO_DEFAULT)
+        told = "keys in the queue (default: 65536, or 4096 for small images, but no more than there are images)"
+        p.add_argument("--queue-size", type=int, help=told, **NO_DEFAULT)
+        told = "part of the copy that stays at each step (default: 0.999; 0.99 for small images)"
+        p.add_argument("--momentum", type=float, help=told, **NO_DEFAULT)
+    if name in ("simclr", "moco"):
         p.add_argument("--projection-dim", type=int, default=128, help="width of the projections")
     if name in _VITS:
         p.add_argument("--mask-ratio", type=float, default=0.75 if name == "mae" else 0.6, help="part that is hidden")
@@ -96,7 +107,10 @@ def _add_training(p: argparse.ArgumentParser, name: str) -> None:
     )
     p.add_argument("--epochs", type=int, default=100, help="passes through the data")
     p.add_argument("--batch-size", type=int, default=256, help="images a step")
-    told = "optimizer (default: adamw)"
+    if name == "simclr":
+        told = "images in memory at a time, for batches that would not fit otherwise (default: the batch)"
+        p.add_argument("--chunk-size", type=int, help=told, **NO_DEFAULT)
+    told = f"optimizer (default: {'sgd' if name == 'moco' else 'adamw'})"
     p.add_argument("--optimizer", choices=["adamw", "sgd", "lars"], help=told, **NO_DEFAULT)
     told = "by method and optimizer, see fastssl.fit"
     if name in _VITS:
@@ -118,7 +132,7 @@ def _add_training(p: argparse.ArgumentParser, name: str) -> None:
 
 _METHOD_OPTIONS = (
     "temperature", "projection_dim", "mask_ratio", "decoder_dim", "decoder_depth", "decoder_heads", "norm_pix",
-    "mask_patch_size", "corruption", "strength",
+    "mask_patch_size", "corruption", "strength", "version", "queue_size", "momentum",
 )  # fmt: skip
 
 
@@ -151,10 +165,11 @@ def pretrain(args: argparse.Namespace) -> None:
     name = given.get("encoder") or (small if is_small else large)
     name = small if name == "small" else name
     encoder = _encoder(kind, name, images.channels, images.image_size)
-    options = {key: given[key] for key in _METHOD_OPTIONS if key in given}
-    method = methods.METHODS[kind](
-        encoder, image_size=images.image_size, **{**(_SMALL[kind] if is_small else {}), **options}
-    )  # fmt: skip
+    options = _SMALL[kind].copy() if is_small else {}
+    if kind == "moco":
+        options["queue_size"] = min(options.get("queue_size", 65536), len(images))
+    options.update((key, given[key]) for key in _METHOD_OPTIONS if key in given)
+    method = methods.METHODS[kind](encoder, image_size=images.image_size, **options)
     weights = sum(p.numel() for p in encoder.parameters())
     print(f"encoder  {name}, {weights / 1e6:.2f} million weights, {encoder.num_features} features")
     measured = images.labelled and args.knn_every > 0
@@ -163,6 +178,7 @@ def pretrain(args: argparse.Namespace) -> None:
         images,
         epochs=args.epochs,
         batch_size=args.batch_size,
+        chunk_size=given.get("chunk_size"),
         lr=given.get("lr", _SMALL_LR if is_small and kind in _VITS and "optimizer" not in given else None),
         optimizer=given.get("optimizer"),
         weight_decay=given.get("weight_decay"),

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
+from ._cached import CachedStep
 from ._images import RaggedImages
 from ._settings import Settings
 from .data import Images, loader
@@ -103,6 +104,7 @@ class _Module(pl.LightningModule):
         self.method = run.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.run, self.stop, self.bar, self.lines = run, stop, bar, lines
         self.saved_at = time.monotonic()
+        self.cached: CachedStep | None = None
 
     def train_dataloader(self) -> DataLoader[Batch]:
         stream = _Stream(self.run.settings, self.trainer.global_step)
@@ -134,8 +136,20 @@ class _Module(pl.LightningModule):
         torch.manual_seed(_seed(_STEP, self.run.settings.seed, self.global_rank, self.global_step))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss: Tensor = self.method(self.method.augment(batch[0]))  # type: ignore[operator]
-        return loss
+        method: Any = self.method
+        chunk_size = self.run.settings.chunk_size
+        if chunk_size is None:
+            loss: Tensor = method(method.augment(batch[0]))
+            return loss
+        self.cached = CachedStep(method.project, batch[0], method.criterion, chunk_size, method.augment)
+        return self.cached.loss
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        if self.cached is None:
+            super().backward(loss, *args, **kwargs)
+            return
+        self.cached.backward(loss)
+        self.cached = None
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         step, s = self.global_step, self.run.settings
@@ -177,7 +191,8 @@ class _Module(pl.LightningModule):
         if self.run.eval_data is not None and self.run.looks(step):
             train, test = self.run.eval_data
             k = min(20, len(train))
-            row["knn"] = knn(self.method.encoder, train, test, k=k, batch_size=s.batch_size).accuracy  # type: ignore[arg-type]
+            size = min(s.batch_size, s.chunk_size or s.batch_size)
+            row["knn"] = knn(self.method.encoder, train, test, k=k, batch_size=size).accuracy  # type: ignore[arg-type]
         self.run.history.append(row)
         self.run.losses.clear()
         told = {key: row[key] for key in ("loss", "learning_rate", "knn") if row[key] is not None}

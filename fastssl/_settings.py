@@ -25,6 +25,7 @@ class Settings:
     precision: str
     images: int
     betas: tuple[float, float] = (0.9, 0.999)  # of adamw
+    chunk_size: int | None = None  # of gradient caching
 
     @property
     def steps_per_epoch(self) -> int:
@@ -56,6 +57,7 @@ def make_settings(
     precision: str,
     images: int,
     defaults: Mapping[str, Any],
+    chunk_size: int | None = None,
 ) -> Settings:
     """Check the settings and fill in the defaults: the method's own, else those of the optimizer.
 
@@ -67,6 +69,7 @@ def make_settings(
     """
     check("epochs", epochs, int, 1)
     check("batch_size", batch_size, int, 2, "one image alone has no negatives")
+    check("chunk_size", 1 if chunk_size is None else chunk_size, int, 1)
     check("seed", seed, int, 0)
     own = defaults.get("optimizer", "adamw")
     optimizer = own if optimizer is None else optimizer
@@ -102,6 +105,7 @@ def make_settings(
         precision,
         images,
         betas,
+        chunk_size,
     )
 
 

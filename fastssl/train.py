@@ -55,6 +55,7 @@ def fit(
     *,
     epochs: int = 100,
     batch_size: int = 256,
+    chunk_size: int | None = None,
     lr: float | None = None,
     optimizer: str | None = None,
     weight_decay: float | None = None,
@@ -94,6 +95,10 @@ def fit(
         data: images, ``"digits"``, ``"shapes"`` or a folder (its training split); see `fastssl.data.load`.
         epochs: passes through the data, >= 1.
         batch_size: images a step, from 2 to the size of the data.
+        chunk_size: images whose activations are in memory at a time, >= 1, for a batch that would not fit otherwise;
+            by default all. Steps are those of `fastssl.cached_step`: they are made of ``method.project(view)`` and
+            ``method.criterion(z, ...)``, which a method such as SimCLR has, in place of ``forward``. Augmentation
+            goes by chunks as well, so that other views are drawn for another `chunk_size`.
         lr: peak learning rate > 0; by default the method's, else 1e-3 for adamw, and for a batch of 256 0.06 (sgd) or
             0.3 (lars), scaled with the batch, as the method's is.
         optimizer: "adamw", "sgd" or "lars" (both with momentum 0.9; LARS of timm); by default the method's, else adamw.
@@ -136,8 +141,13 @@ def fit(
     settings = make_settings(
         epochs=epochs, batch_size=batch_size, lr=lr, optimizer=optimizer, weight_decay=weight_decay,
         warmup_epochs=warmup_epochs, seed=seed, precision=precision, images=len(images),
-        defaults=getattr(method, "defaults", {}),
+        defaults=getattr(method, "defaults", {}), chunk_size=chunk_size,
     )  # fmt: skip
+    if chunk_size is not None and not all(callable(getattr(method, part, None)) for part in ("project", "criterion")):
+        raise ValueError(
+            f"chunk_size: got {chunk_size}, want None: {method_name} has no project(view) and criterion(z, ...), as "
+            "methods have whose loss compares the images of a batch; for others a smaller batch_size saves as much"
+        )
     check("knn_every", knn_every, int, 0)
     check("checkpoint_minutes", checkpoint_minutes, (int, float), 0)
     check("log_every", 1 if log_every is None else log_every, int, 1)

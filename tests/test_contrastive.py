@@ -52,9 +52,7 @@ def test_accuracy_over_types(case: Case, dtype: torch.dtype, device: str) -> Non
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(
-    "case", [c for c in CASES if c.scalars in (TAUS[1], {}) or c.loss in ("clip", "siglip")], ids=str
-)
+@pytest.mark.parametrize("case", [c for c in CASES if c.scalars not in (TAUS[0], TAUS[2])], ids=str)
 def test_compile_fullgraph(case: Case, device: str) -> None:
     torch._dynamo.reset()
     tensors = case.inputs(6, 8, torch.Generator().manual_seed(0))
@@ -98,7 +96,7 @@ def test_nan_and_inf_reach_the_loss(loss: str, poison: float) -> None:
     for name, x in tensors.items():
         if x.is_floating_point() and name != "queue":
             broken = {**tensors, name: x.clone()}
-            broken[name].view(-1)[3] = poison
+            broken[name].view(-1)[x.numel() // 2] = poison
             assert not case.call(getattr(functional, loss), broken, case.scalars).isfinite(), name
 
 
@@ -124,8 +122,8 @@ def test_small_losses_keep_their_digits(tau: float) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_scaled_half_gradients_neither_underflow_nor_overflow(dtype: torch.dtype) -> None:
-    """4096 rows: an unscaled gradient of the mean is below what float16 can hold; a scaler's factor brings it back."""
-    x, y = (torch.randn(4096, 16).to(dtype).requires_grad_() for _ in range(2))
+    """2048 rows: an unscaled gradient of the mean is below what float16 can hold; a scaler's factor brings it back."""
+    x, y = (torch.randn(2048, 16).to(dtype).requires_grad_() for _ in range(2))
     for loss in (functional.clip, functional.siglip, functional.info_nce, functional.dcl):
         grads = torch.autograd.grad(loss(x, y) * 2.0**16, (x, y))
         exact = torch.autograd.grad(loss(x.double(), y.double()) * 2.0**16, (x, y))
@@ -176,8 +174,8 @@ def test_linear_cross_entropy_is_that_of_torch() -> None:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_modules_are_their_functions(loss: str) -> None:
-    names = {"info_nce": "InfoNCE", "moco": "MoCo", "clip": "CLIP", "siglip": "SigLIP", "supcon": "SupCon", "dcl": "DCL",
-             "multi_positive_ntxent": "MultiPositiveNTXent", "dclw": "DCLW", "cpc": "CPC", "alignment": "Alignment",
+    names = {"info_nce": "InfoNCE", "moco": "MoCo", "clip": "CLIP", "siglip": "SigLIP", "supcon": "SupCon",
+             "dcl": "DCL", "multi_positive_ntxent": "MultiPositiveNTXent", "dclw": "DCLW", "cpc": "CPC", "alignment": "Alignment",
              "hard_negative_ntxent": "HardNegativeNTXent", "uniformity": "Uniformity"}  # fmt: skip
     if loss == "linear_cross_entropy":
         return
@@ -188,9 +186,8 @@ def test_modules_are_their_functions(loss: str) -> None:
     rest = {k: v for k, v in case.scalars.items() if k.startswith("logit")}
     plain = Case(loss, case.inputs, {}, {}, case.listed)
     criterion = made(**settings)
-    torch.testing.assert_close(
-        plain.call(criterion, tensors, rest), case.call(getattr(functional, loss), tensors, case.scalars)
-    )
+    want = case.call(getattr(functional, loss), tensors, case.scalars)
+    torch.testing.assert_close(plain.call(criterion, tensors, rest), want)
     assert all(name in repr(criterion) for name in settings)
     if "temperature" in settings:
         learnt = made(temperature=torch.nn.Parameter(torch.tensor(0.2)))
@@ -201,7 +198,7 @@ def test_modules_are_their_functions(loss: str) -> None:
         made(gather_distributed="all")
 
 
-Z = torch.zeros(4, 3)
+Z, IDS = torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)
 
 
 @pytest.mark.parametrize(
@@ -226,13 +223,13 @@ Z = torch.zeros(4, 3)
         (lambda: functional.hard_negative_ntxent(Z, Z, beta=-1), ValueError, "beta: got -1"),
         (lambda: functional.hard_negative_ntxent(Z, Z, tau_plus=1.0), ValueError, "tau_plus: got 1"),
         (lambda: functional.cpc(Z, Z), ValueError, "targets: got shape"),
-        (lambda: functional.cpc([torch.zeros(2, 5, 3)], torch.zeros(2, 5, 3)), ValueError, r"predictions\[0\]: got shape"),
+        (lambda: functional.cpc([torch.zeros(2, 5, 3)], torch.zeros(2, 5, 3)), ValueError, r"predictions\[0\]: got"),
         (lambda: functional.alignment(Z, Z, alpha=0), ValueError, "alpha: got 0"),
         (lambda: functional.uniformity(Z[:1]), ValueError, "z: got 1 row"),
         (lambda: functional.uniformity(Z, t=0), ValueError, "t: got 0"),
-        (lambda: functional.linear_cross_entropy(Z, Z, torch.zeros(3, dtype=torch.int64)), ValueError, "target: got"),
-        (lambda: functional.linear_cross_entropy(Z, Z, torch.full((4,), 7)), ValueError, "target: got values outside"),
-        (lambda: functional.linear_cross_entropy(Z, Z, torch.zeros(4, dtype=torch.int64), Z[0]), ValueError, "bias: got 3"),
+        (lambda: functional.linear_cross_entropy(Z, Z, IDS[:3]), ValueError, "target: got"),
+        (lambda: functional.linear_cross_entropy(Z, Z, IDS + 7), ValueError, "target: got values outside"),
+        (lambda: functional.linear_cross_entropy(Z, Z, IDS, Z[0]), ValueError, "bias: got 3"),
     ],
 )  # fmt: skip
 def test_bad_input(call: Callable[[], object], error: type[Exception], message: str) -> None:

@@ -6,17 +6,19 @@ import pytest
 from offline import CHIPS, check
 from offline import compile_kernel as compile_offline
 
-from fastssl.kernels.triton import launch, ntxent_kernels
+from fastssl.kernels.triton import launch, ntxent_kernels, pairwise_kernels
 
 WIDTHS = (32, 64, 128, 256, 512, 1024)
 POINTERS = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
-EMBEDDINGS = ("z0", "z1", "zn", "grad_z0", "grad_z1")
-FIXED = {"n": "i32", "splits": "i32", "w_shift": "fp32", "lse": "*fp64", "pos": "*fp64"}
+EMBEDDINGS = ("z0", "z1", "zn", "x", "y", "grad_z0", "grad_z1")
+FIXED = {"n": "i32", "m": "i32", "period": "i32", "splits": "i32", "w_shift": "fp32", "lse": "*fp64", "pos": "*fp64"}
+NONE = {"row_ids": None, "col_ids": None, "col_sum": None}
+SUMS = NONE | {"RECIPROCAL": True, "BOUNDED": True, "IF_PLAIN": True}  # as the forward pass asks for them
 
 
 def compile_kernel(kernel, arch, constants, options, dtype="float32", tau="*fp32"):
     """Compile with the types of an NT-Xent problem, aligned as for widths of whole 16s."""
-    types, strides = {"tau": tau} | FIXED, [name for name in kernel.arg_names if name.startswith("stride")]
+    types, strides = {"tau": tau, "scale": tau} | FIXED, [name for name in kernel.arg_names if name.startswith("stride")]
     for name in kernel.arg_names:
         types.setdefault(name, "i32" if name in strides else POINTERS[dtype if name in EMBEDDINGS else "float32"])
     return compile_offline(kernel, arch, types, constants, options, strides)
@@ -46,18 +48,18 @@ def cases():
 @pytest.mark.parametrize(("arch", "dtype", "precision", "width"), cases())
 def test_forward(arch, dtype, precision, width, record_property):
     size = 4 if dtype == "float32" else 2
-    for config in launch.configs("ntxent_fwd", CHIPS[arch][0], size, width):
+    for config in launch.configs("sums", CHIPS[arch][0], size, width):
         constants, options = split(config.kwargs())
-        constants |= {"WIDTH": width, "PRECISION": precision, "DETERMINISTIC": False}
+        constants |= SUMS | {"WIDTH": width, "PRECISION": precision, "HALF": True}
         tau = "fp32" if width == 64 else "*fp32"  # scalar and pointer form of the temperature
-        result = compile_kernel(ntxent_kernels.ntxent_fwd_kernel, arch, constants, options, dtype, tau)
+        result = compile_kernel(pairwise_kernels.pairwise_sums_kernel, arch, constants, options, dtype, tau)
         record_property("registers, shared, tensor memory", check(*result, arch, products=True))
 
 
 @pytest.mark.parametrize(("arch", "dtype", "precision", "width"), cases())
 def test_backward(arch, dtype, precision, width, record_property):
     size = 4 if dtype == "float32" else 2
-    for config in launch.configs("ntxent_bwd", CHIPS[arch][0], size, width):
+    for config in launch.configs("gradient", CHIPS[arch][0], size, width):
         constants, options = split(config.kwargs() | launch.epilogue(config, width))
         constants |= {"WIDTH": width, "PRECISION": precision, "stride_z0_col": 1, "stride_z1_col": 1}
         tau = "fp32" if width == 64 else "*fp32"
@@ -68,10 +70,10 @@ def test_backward(arch, dtype, precision, width, record_property):
 @pytest.mark.parametrize("arch", CHIPS)
 def test_other_forms(arch):
     """Deterministic forward, strided inputs, and the reductions."""
-    constants, options = split(launch.configs("ntxent_fwd", CHIPS[arch][0], 2, 128)[0].kwargs())
-    constants |= {"WIDTH": 128, "PRECISION": "ieee", "DETERMINISTIC": True}
-    check(*compile_kernel(ntxent_kernels.ntxent_fwd_kernel, arch, constants, options, "bfloat16"), arch, products=True)
-    config = launch.configs("ntxent_bwd", CHIPS[arch][0], 2, 128)[0]
+    constants, options = split(launch.configs("sums", CHIPS[arch][0], 2, 128)[0].kwargs())
+    constants |= SUMS | {"WIDTH": 128, "PRECISION": "ieee", "HALF": False}
+    check(*compile_kernel(pairwise_kernels.pairwise_sums_kernel, arch, constants, options, "bfloat16"), arch, products=True)
+    config = launch.configs("gradient", CHIPS[arch][0], 2, 128)[0]
     constants, options = split(config.kwargs() | launch.epilogue(config, 128))
     constants |= {"WIDTH": 128, "PRECISION": "ieee"}
     check(*compile_kernel(ntxent_kernels.ntxent_bwd_kernel, arch, constants, options, "bfloat16"), arch, products=True)
@@ -98,13 +100,13 @@ def test_specializations(strides, n_is_one):
     ones = {name: 1 for name, value in zip(names, strides, strict=True) if value == 1} | ({"n": 1} if n_is_one else {})
     for kernel, config, extra in (
         (ntxent_kernels.ntxent_normalize_kernel, launch.rows(128), ones),
-        (ntxent_kernels.ntxent_fwd_kernel, launch.configs("ntxent_fwd", 90, 2, 128)[-1], ones | {"splits": 1}),
-        (ntxent_kernels.ntxent_bwd_kernel, launch.configs("ntxent_bwd", 90, 2, 128)[-1], ones),
+        (pairwise_kernels.pairwise_sums_kernel, launch.configs("sums", 90, 2, 128)[-1], ones | {"splits": 1}),
+        (ntxent_kernels.ntxent_bwd_kernel, launch.configs("gradient", 90, 2, 128)[-1], ones),
         (ntxent_kernels.ntxent_finish_kernel, launch.REDUCTION, ones | {"splits": 1}),
         (ntxent_kernels.ntxent_bwd_tau_kernel, launch.REDUCTION, ones),
     ):
         constants, options = split(config.kwargs() | launch.epilogue(config, 128))
-        constants |= {"WIDTH": 128, "PRECISION": "ieee", "DETERMINISTIC": False} | extra
+        constants |= SUMS | {"WIDTH": 128, "PRECISION": "ieee", "DETERMINISTIC": False, "HALF": True} | extra
         constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
         check(*compile_kernel(kernel, 90, constants, options, "bfloat16"), 90, products="PRECISION" in constants)
 

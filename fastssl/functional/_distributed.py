@@ -162,9 +162,8 @@ class Processes(Peers):
 
         def circulate(visit: Visit, *own: Rows, combine: Combine = torch.add) -> Rows:
             if any(t is not None and len(t) != sizes[self.rank] for t in own):
-                raise ValueError(
-                    f"peers: got rows of {[len(t) for t in own if t is not None]}, want {sizes[self.rank]}"
-                )
+                got = [len(t) for t in own if t is not None]
+                raise ValueError(f"peers: got tensors of {got} rows, want {sizes[self.rank]}")
             return way(visit, combine, own, sizes, self.rank)
 
         return circulate

@@ -72,6 +72,29 @@ def ntxent(
     return loss
 
 
+def ntxent_with_bank(
+    z0: torch.Tensor,
+    z1: torch.Tensor,
+    bank: torch.Tensor,
+    temperature: float | torch.Tensor,
+    gather_distributed: Gather,
+) -> torch.Tensor:
+    """Return the loss of picking each z0[i]'s partner z1[i] among the unit rows [K, d] of a bank, which is a constant.
+
+    It is that of `moco`, with a gradient in both. The bank may change before the backward pass. In several processes,
+    which share one bank, it is the mean over the rows of all.
+    """
+    _checks.paired_embeddings(z0, z1)
+    if bank.shape[1] != z0.shape[1] or bank.device != z0.device:
+        want = f"width {bank.shape[1]} on {bank.device}, as the memory bank"
+        raise ValueError(f"z0: got width {z0.shape[1]} on {z0.device}, want {want}")
+    scale = 1 / _checks.positive_scalar("temperature", temperature, z0.device)
+    found = peers(gather_distributed, len(z0), z0.device)
+    products, (query, key) = embeddings(z0, z1, normalize=True)
+    lse = Peers(len(z0)).logsumexp(query, bank.to(query.dtype), scale, None, products)
+    return reduced(softplus_excess(lse, paired_scores(query, key) * scale), "mean", found, query.dtype)
+
+
 def _among(found: Peers, z0: torch.Tensor, z1: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Return the loss of rows that are among those of other processes."""
     n = len(z0)

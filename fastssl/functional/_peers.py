@@ -21,8 +21,8 @@ Ids = tuple[Tensor, Tensor]
 class Peers:
     """One process alone; `_distributed` has the others.
 
-    Every loss is a ratio of sums over the rows of all processes. Its value is that of the global batch on every process.
-    Its gradient is world_size times this process's share of the global gradient, so that DistributedDataParallel, which
+    Every loss is a ratio of sums over the rows of all processes. Its value is that of the global batch, on every
+    process. Its gradient is `count` times this process's share of the global one, so that DistributedDataParallel, which
     takes the mean of the processes' gradients, ends with the exact gradient of the global batch.
     """
 

@@ -21,11 +21,15 @@ from ._contrastive import (
     SupConLoss,
     UniformityLoss,
 )
+from ._cosine import BYOLLoss, NegativeCosineSimilarity
 from ._masked_mse import MaskedMSELoss
 from ._ntxent import NTXentLoss
+from ._redundancy import BarlowTwinsLoss, VICRegLoss
 
 __all__ = [
     "AlignmentLoss",
+    "BYOLLoss",
+    "BarlowTwinsLoss",
     "CLIPLoss",
     "CPCLoss",
     "DCLLoss",
@@ -37,7 +41,9 @@ __all__ = [
     "MoCoLoss",
     "MultiPositiveNTXentLoss",
     "NTXentLoss",
+    "NegativeCosineSimilarity",
     "SigLIPLoss",
     "SupConLoss",
     "UniformityLoss",
+    "VICRegLoss",
 ]

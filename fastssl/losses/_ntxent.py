@@ -6,7 +6,8 @@ import torch
 
 from .. import _checks
 from .._queue import Queue
-from ..functional import moco, ntxent
+from ..functional import ntxent
+from ..functional._ntxent import ntxent_with_bank
 from ..functional._peers import check_gather
 from ..functional._similarity import unit_rows
 
@@ -54,7 +55,7 @@ class NTXentLoss(torch.nn.Module):
         """Return the loss of the positive pairs (out0[i], out1[i])."""
         if self.memory_bank is None:
             return ntxent(out0, out1, self.temperature, self.gather_distributed)
-        loss = moco(out0, out1, self.memory_bank.rows, self.temperature, self.gather_distributed)
+        loss = ntxent_with_bank(out0, out1, self.memory_bank.rows, self.temperature, self.gather_distributed)
         if out0.requires_grad:
             exact = torch.promote_types(out1.dtype, torch.float32)
             self.memory_bank.enqueue(unit_rows(out1.detach().to(exact)))

@@ -9,6 +9,7 @@ from torch import nn
 from ._encoder import build_encoder, encode, export_encoder, load_encoder, rebuild, small_resnet, small_vit
 from .denoising import DenoisingAutoencoder, denoising_loss
 from .mae import MAE
+from .moco import MoCo
 from .simclr import SimCLR
 from .simmim import SimMIM
 
@@ -16,6 +17,7 @@ __all__ = [
     "MAE",
     "METHODS",
     "DenoisingAutoencoder",
+    "MoCo",
     "SimCLR",
     "SimMIM",
     "build_encoder",
@@ -31,6 +33,7 @@ __all__ = [
 # What `fastssl pretrain <method>` knows.
 METHODS: dict[str, Callable[..., nn.Module]] = {
     "simclr": SimCLR,
+    "moco": MoCo,
     "mae": MAE,
     "simmim": SimMIM,
     "dae": DenoisingAutoencoder,

@@ -1,4 +1,4 @@
-"""Launch configurations: op x architecture x bytes an element x width; blocks and warps are chosen nowhere else.
+"""Launch configurations: loop x architecture x bytes an element x width; blocks and warps are chosen nowhere else.
 
 The tests compile every entry for its architecture: no spills, shared and tensor memory under the chip's limit.
 """
@@ -56,10 +56,10 @@ def _bwd_sliced(block_m: int, block_n: int, block_d: int, num_warps: int, num_st
 FALLBACK = 0  # any other architecture: mma.sync tiles that fit 99 KiB of shared memory
 ARCHITECTURES = {(8, 0): 80, (9, 0): 90, (10, 0): 100, (10, 3): 100}
 
-# op -> architecture -> bytes an element -> largest width -> configurations, the largest row block first.
+# tile loop -> architecture -> bytes an element -> largest width -> configurations, the largest row block first.
 # Rows decide how often the column blocks are read again: 128 where registers and shared memory allow it.
 TABLE = {
-    "ntxent_fwd": {
+    "sums": {
         FALLBACK: {
             2: {64: (_fwd(64, 64, 64, 4, 2),), 1024: (_fwd(64, 64, 64, 4, 3, resident=False),)},
             4: {1024: (_fwd(64, 32, 32, 4, 2, resident=False),)},
@@ -103,7 +103,7 @@ TABLE = {
             },
         },
     },
-    "ntxent_bwd": {
+    "gradient": {
         FALLBACK: {
             2: {
                 128: (_bwd(64, 32, 128, 4, 2),),
@@ -155,11 +155,12 @@ TABLE = {
 
 # Rows that are not whole 16-byte words cannot be copied asynchronously: small tiles, on every architecture.
 RAGGED = {
-    "ntxent_fwd": (_fwd(64, 32, 32, 4, 2, resident=False),),
-    "ntxent_bwd": (_bwd_sliced(32, 32, 32, 4, 2, block_slice=128),),
+    "sums": (_fwd(64, 32, 32, 4, 2, resident=False),),
+    "gradient": (_bwd_sliced(32, 32, 32, 4, 2, block_slice=128),),
 }
 
 REDUCTION = Config(block_m=4096, num_warps=32)  # one program over a [m] array
+VECTOR = Config(block_m=512, num_warps=4)  # programs over a [m] array
 
 
 def padded(width: int) -> int:
@@ -178,12 +179,12 @@ def epilogue(config: Config, width: int) -> dict[str, int]:
     return {"BLOCK_WIDTH": block, "EPILOGUE_M": max(1, min(config.block_m, 16 * 32 * config.num_warps // block))}
 
 
-def configs(op: str, arch: int, element_size: int, width: int) -> tuple[Config, ...]:
-    """All configurations of an op that may be launched for a width."""
+def configs(loop: str, arch: int, element_size: int, width: int) -> tuple[Config, ...]:
+    """All configurations of a tile loop that may be launched for a width."""
     if width * element_size % 16:
-        found = RAGGED[op]
+        found = RAGGED[loop]
     else:
-        classes = TABLE[op][arch][element_size]
+        classes = TABLE[loop][arch][element_size]
         found = classes[min(limit for limit in classes if limit >= width)]
     # Narrow widths need only one, smaller chunk.
     return tuple(replace(c, block_d=min(c.block_d, padded(width))) for c in found)
@@ -202,16 +203,47 @@ def processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-def pick(op: str, device: torch.device, element_size: int, m: int, width: int) -> Config:
+def pick(loop: str, device: torch.device, element_size: int, m: int, width: int) -> Config:
     """The largest row block that still gives every processor one; the smallest where none does."""
-    choice = configs(op, architecture(device), element_size, width)
+    choice = configs(loop, architecture(device), element_size, width)
     return next((c for c in choice if -(-m // c.block_m) >= processors(device)), choice[-1])
 
 
-def splits(config: Config, device: torch.device, m: int) -> int:
-    """Parts of the column loop, each a program of its own, where row blocks alone would leave processors idle."""
+def splits(config: Config, device: torch.device, m: int, n: int, fill: int = 2, steps: int = 1) -> int:
+    """Parts of the column loop, each a program of its own, where row blocks alone would leave processors idle.
+
+    `fill` programs a processor, each with at least so many column blocks.
+    """
     row_blocks = -(-m // config.block_m)
-    return max(1, min(2 * processors(device) // row_blocks, row_blocks // 2 + 1))
+    return max(1, min(fill * processors(device) // row_blocks, -(-n // (config.block_n or n)) // steps))
+
+
+def readable(value: torch.Tensor, device: torch.device) -> torch.Tensor | float:
+    """A 0-d argument: a pointer where the kernels can read it; a float where it lives on the CPU, without a sync."""
+    return value if value.device == device else float(value)
+
+
+def operand(x: torch.Tensor, products: torch.dtype) -> torch.Tensor:
+    """What the kernels multiply; the interpreter, on a CPU, computes bfloat16 wrongly."""
+    x = x.to(products)
+    return x.float() if x.device.type == "cpu" and products == torch.bfloat16 else x
+
+
+def weight_shift(x: torch.Tensor) -> float:
+    """Exponent of what weights of up to 2 are held times: float16 ends at 2^16, and begins at 2^-24."""
+    return 14.0 if x.dtype == torch.float16 else 0.0
+
+
+def element_size(x: torch.Tensor) -> int:
+    """The table's key for the operands of products."""
+    return 4 if x.dtype == torch.float32 or x.device.type == "cpu" else 2
+
+
+def precision(x: torch.Tensor) -> str:
+    """How tl.dot treats its operands: float32 obeys torch.set_float32_matmul_precision."""
+    if x.dtype != torch.float32 or x.device.type == "cpu":
+        return "ieee"  # 16-bit operands go to the tensor cores as they are; the interpreter knows only this
+    return {"highest": "tf32x3", "high": "tf32", "medium": "bf16"}[torch.get_float32_matmul_precision()]
 
 
 def rank_blocks(quads: int) -> dict[str, int]:

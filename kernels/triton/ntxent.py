@@ -22,9 +22,9 @@ from .ntxent_kernels import (
     ntxent_bwd_kernel,
     ntxent_bwd_tau_kernel,
     ntxent_finish_kernel,
-    ntxent_fwd_kernel,
     ntxent_normalize_kernel,
 )
+from .pairwise_kernels import pairwise_sums_kernel
 
 
 def ntxent_fwd(
@@ -51,11 +51,11 @@ def ntxent_fwd(
     n, width = z0.shape
     m = 2 * n
     device = z0.device
-    tau = _tau_argument(temperature, device)
+    tau = launch.readable(temperature, device)
     deterministic = torch.are_deterministic_algorithms_enabled()
-    config = launch.pick("ntxent_fwd", device, _element_size(z0), m, width)
+    config = launch.pick("sums", device, launch.element_size(z0), m, width)
     row_config = launch.rows(width)
-    splits = launch.splits(config, device, m)
+    splits = launch.splits(config, device, m, m, steps=2)
 
     zn = torch.empty((m, width), dtype=z0.dtype if device.type == "cuda" else torch.float32, device=device)
     inv_norm, nll = (torch.empty(m, dtype=torch.float32, device=device) for _ in range(2))
@@ -66,9 +66,10 @@ def ntxent_fwd(
         ntxent_normalize_kernel[(triton.cdiv(n, row_config.block_m),)](
             z0, z1, zn, inv_norm, pos, part_sum, n, *z0.stride(), *z1.stride(), WIDTH=width, **row_config.kwargs()
         )  # fmt: skip
-        ntxent_fwd_kernel[(triton.cdiv(m, config.block_m), splits)](
-            zn, tau, part_max, part_sum, n, splits,
-            WIDTH=width, PRECISION=_precision(z0), DETERMINISTIC=deterministic, **config.kwargs(),
+        pairwise_sums_kernel[(triton.cdiv(m, config.block_m), splits)](
+            zn, zn, tau, None, None, n, part_max, part_sum, None, m, m, splits,
+            WIDTH=width, PRECISION=launch.precision(z0), RECIPROCAL=True, BOUNDED=True, HALF=not deterministic,
+            IF_PLAIN=True, **config.kwargs(),
         )  # fmt: skip
         ntxent_finish_kernel[(1,)](
             tau, pos, part_max, part_sum, nll, lse, loss, n, splits,
@@ -96,8 +97,8 @@ def ntxent_bwd(
     n, width = z0.shape
     m = 2 * n
     device = z0.device
-    tau = _tau_argument(temperature, device)
-    config = launch.pick("ntxent_bwd", device, _element_size(z0), m, width)
+    tau = launch.readable(temperature, device)
+    config = launch.pick("gradient", device, launch.element_size(z0), m, width)
     w_shift = float(min(m.bit_length() - 1, 14)) if zn.dtype == torch.float16 else 0.0  # W <= 2, float16 ends at 2^16
 
     grad_z0, grad_z1 = (torch.empty((n, width), dtype=z0.dtype, device=device) for _ in range(2))
@@ -109,23 +110,7 @@ def ntxent_bwd(
         ntxent_bwd_kernel[(2 * triton.cdiv(n, config.block_m),)](
             grad, z0, z1, tau, zn, inv_norm, lse, nll, grad_z0, grad_z1, grad_zn, row_dot,
             n, *z0.stride(), *z1.stride(), w_shift,
-            WIDTH=width, PRECISION=_precision(z0), **config.kwargs(), **launch.epilogue(config, width),
+            WIDTH=width, PRECISION=launch.precision(z0), **config.kwargs(), **launch.epilogue(config, width),
         )  # fmt: skip
         ntxent_bwd_tau_kernel[(1,)](tau, row_dot, grad_tau, n, **launch.REDUCTION.kwargs())
     return grad_z0, grad_z1, grad_tau
-
-
-def _tau_argument(temperature: torch.Tensor, device: torch.device) -> torch.Tensor | float:
-    """A pointer where the kernels can read it; a float where it lives on the CPU, which costs no sync."""
-    return temperature if temperature.device == device else float(temperature)
-
-
-def _element_size(z: torch.Tensor) -> int:
-    return 4 if z.dtype == torch.float32 or z.device.type == "cpu" else 2
-
-
-def _precision(z: torch.Tensor) -> str:
-    """How tl.dot treats its operands: float32 obeys torch.set_float32_matmul_precision."""
-    if z.dtype != torch.float32 or z.device.type == "cpu":
-        return "ieee"  # 16-bit operands go to the tensor cores as they are; the interpreter knows only this
-    return {"highest": "tf32x3", "high": "tf32", "medium": "bf16"}[torch.get_float32_matmul_precision()]

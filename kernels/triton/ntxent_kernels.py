@@ -1,30 +1,10 @@
 """Device code of NT-Xent; the formulas are in ntxent.py, which launches it."""
 
-# What the compiler of @triton.jit wants differs from plain Python: no starred tuples, no `or` with a constexpr.
-# ruff: noqa: B007, RUF005, SIM114
-
 import triton
 import triton.language as tl
 
-from .tiles import (
-    EPS,
-    LN2,
-    LOG2E,
-    MAX_PLAIN_INV_TAU,
-    accumulate,
-    dot,
-    load_chunk,
-    load_rows,
-    log1p,
-    mask_scores,
-    needs_mask,
-    normalize,
-    one_minus_exp_minus,
-    scores,
-    scores_streamed,
-    store_chunk,
-    temperature,
-)
+from .pairwise_loops import combined, exponent, gradient, level_and_factor, load_lse, plain_factor, softmax_weights
+from .tiles import EPS, LN2, LOG2E, log1p, normalize, one_minus_exp_minus, temperature
 
 
 @triton.jit
@@ -34,7 +14,7 @@ def ntxent_normalize_kernel(
     zn,  # out [m, d]
     inv_norm,  # out [m] float32
     pos,  # out [m] float64: s_{i p(i)}
-    sums,  # out [m] float32: zeroed for the atomics of ntxent_fwd_kernel
+    sums,  # out [m] float32: zeroed for the atomics of pairwise_sums_kernel
     n,
     stride_z0_row,
     stride_z0_col,
@@ -72,86 +52,6 @@ def ntxent_normalize_kernel(
 
 
 @triton.jit
-def ntxent_fwd_kernel(
-    zn,  # [m, d]
-    tau,  # [] or scalar
-    part_max,  # out [SPLITS, m] float32, of scores; written by the full grid only
-    part_sum,  # out [SPLITS, m] float32; the half grid adds into row 0, which holds zeros
-    n,
-    splits,
-    WIDTH: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    RESIDENT: tl.constexpr,  # the row block stays in shared memory, or is read again for every column block
-    PRECISION: tl.constexpr,
-    DETERMINISTIC: tl.constexpr,
-):
-    """Sums of exp2(s_ij log2(e) / tau) over j not in {i, p(i)}; program (I, split): row block I, part of the columns.
-
-    Half grid (1 / tau <= 64): s is symmetric, so row block I takes only the column blocks I .. I + nb / 2 (mod nb),
-    whose tiles give row sums to I and column sums to the other block: every pair of blocks once, equal work for all.
-    Full grid (larger 1 / tau, or deterministic): every column block, row sums only, running maximum, no atomics.
-    """
-    CHUNKS: tl.constexpr = (WIDTH + BLOCK_D - 1) // BLOCK_D
-    RATIO: tl.constexpr = BLOCK_M // BLOCK_N  # column blocks per row block
-    m = 2 * n
-    block = tl.program_id(0)
-    split = tl.program_id(1)
-    blocks = tl.num_programs(0)
-    inv_tau = 1.0 / temperature(tau)
-    scale = (inv_tau * LOG2E).to(tl.float32)
-    half = False if DETERMINISTIC else inv_tau <= MAX_PLAIN_INV_TAU
-    # With a maximum, x stays a plain score: s - max is exact where it matters, s / tau would be rounded.
-    plain_scale = tl.where(half, scale, 1.0)
-
-    steps = blocks
-    if half:
-        # An even ring meets the opposite block from both sides: only the first half of the blocks takes that one.
-        steps = blocks // 2 + ((blocks % 2 == 1) | (block < blocks // 2)).to(tl.int32)
-    steps = steps * RATIO
-    per_split = (steps + splits - 1) // splits
-    first = split * per_split
-    last = tl.minimum(first + per_split, steps)
-
-    row0 = block * BLOCK_M
-    rows = row0 + tl.arange(0, BLOCK_M)
-    if RESIDENT:
-        zi = load_rows(zn, row0, m, BLOCK_M, WIDTH, BLOCK_D)
-    row_max = tl.full((BLOCK_M,), float("-inf"), tl.float32)
-    row_sum = tl.zeros((BLOCK_M,), tl.float32)
-    for step in range(first, last):
-        col_block = block * RATIO + step
-        col_block = tl.where(col_block >= blocks * RATIO, col_block - blocks * RATIO, col_block)
-        col0 = col_block * BLOCK_N
-        cols = col0 + tl.arange(0, BLOCK_N)
-        if RESIDENT:
-            s = scores(zi, load_rows(zn, col0, m, BLOCK_N, WIDTH, BLOCK_D), CHUNKS, PRECISION)
-        else:
-            s = scores_streamed(zn, row0, col0, m, BLOCK_M, BLOCK_N, WIDTH, BLOCK_D, PRECISION)
-        x = s * plain_scale
-        if needs_mask(row0, col0, n, m, BLOCK_M, BLOCK_N):
-            x = mask_scores(x, rows, cols, n, m)
-        if half:
-            e = tl.exp2(x)
-            row_sum += tl.sum(e, axis=1)
-            if step >= RATIO:  # the diagonal block holds both (i, j) and (j, i)
-                tl.atomic_add(part_sum + cols, tl.sum(e, axis=0), mask=cols < m, sem="relaxed")
-        else:
-            new_max = tl.maximum(row_max, tl.max(x, axis=1))
-            safe = tl.where(new_max == float("-inf"), 0.0, new_max)  # a row may be all masked so far
-            row_sum = row_sum * tl.exp2((row_max - safe) * scale) + tl.sum(tl.exp2((x - safe[:, None]) * scale), axis=1)
-            row_max = new_max
-
-    if half:
-        tl.atomic_add(part_sum + rows, row_sum, mask=rows < m, sem="relaxed")
-    else:
-        out = split * m + rows
-        tl.store(part_max + out, row_max, mask=rows < m)
-        tl.store(part_sum + out, row_sum, mask=rows < m)
-
-
-@triton.jit
 def ntxent_finish_kernel(
     tau,  # [] or scalar
     pos,  # [m] float64
@@ -168,27 +68,14 @@ def ntxent_finish_kernel(
     """Per-row losses and their mean, in one program: a fixed order of summation and no counter to reset."""
     m = 2 * n
     inv_tau = 1.0 / temperature(tau)
-    scale = (inv_tau * LOG2E).to(tl.float32)
-    half = False if DETERMINISTIC else inv_tau <= MAX_PLAIN_INV_TAU
+    plain, _, rate = exponent(inv_tau, True)
+    shared = False if DETERMINISTIC else plain
+    rate2 = (rate * LOG2E).to(tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
     for row0 in range(0, m, BLOCK_M):
         rows = row0 + tl.arange(0, BLOCK_M)
         mask = rows < m
-        top = tl.zeros((BLOCK_M,), tl.float32)
-        if half:
-            r = tl.load(part_sum + rows, mask=mask, other=1.0)
-        else:
-            top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
-            r = tl.zeros((BLOCK_M,), tl.float32)
-            for split in range(0, splits):
-                at = split * m + rows  # splits > 1 only where m is small
-                part_top = tl.load(part_max + at, mask=mask, other=0.0)
-                part = tl.load(part_sum + at, mask=mask, other=1.0)
-                new_top = tl.maximum(top, part_top)
-                safe = tl.where(new_top == float("-inf"), 0.0, new_top)
-                r = r * tl.exp2((top - safe) * scale) + part * tl.exp2((part_top - safe) * scale)
-                top = new_top
-            top = tl.where(top == float("-inf"), 0.0, top)
+        top, r = combined(part_max, part_sum, rows, mask, m, splits, shared, rate2)
         own = tl.load(pos + rows, mask=mask, other=0.0)
         # In float64, as lse is 1 / tau in size: its float32 rounding would shift every probability of the row.
         u = (top.to(tl.float64) - own) * inv_tau + (tl.log2(r) * LN2).to(tl.float64)  # -inf when N = 1: loss 0
@@ -198,46 +85,6 @@ def ntxent_finish_kernel(
         tl.store(lse + rows, own * inv_tau + exact_nll, mask=mask)
         total += tl.where(mask, row_nll, 0.0)
     tl.store(loss, tl.sum(total, axis=0) / m)
-
-
-@triton.jit
-def _plain_factor(lse, w_shift):
-    """2^w_shift exp(-lse)."""
-    return tl.exp2(w_shift - lse.to(tl.float32) * LOG2E)
-
-
-@triton.jit
-def _level_and_factor(lse, tau, w_shift):
-    """(level, factor) such that 2^w_shift exp(s / tau - lse) = exp2((s - level) log2(e) / tau) factor.
-
-    The level is lse in units of scores, rounded: s - level is exact where it matters, s / tau would be rounded. The
-    factor gives back what rounding the level took.
-    """
-    level = (lse * tau).to(tl.float32)
-    return level, tl.exp2(w_shift - (lse * tau - level).to(tl.float32) / tau.to(tl.float32) * LOG2E)
-
-
-@triton.jit
-def _weights(
-    s, lse, level_i, factor_i, row0, col0, n, m, tau, scale, plain, w_shift,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, MASK_ALL: tl.constexpr,
-):  # fmt: skip
-    """2^w_shift W_ij for a tile of scores.  # [BLOCK_M, BLOCK_N]"""
-    rows = row0 + tl.arange(0, BLOCK_M)
-    cols = col0 + tl.arange(0, BLOCK_N)
-    lse_j = tl.load(lse + cols, mask=cols < m, other=0.0)
-    x = s * tl.where(plain, scale, 1.0)
-    if MASK_ALL:
-        x = mask_scores(x, rows, cols, n, m)
-    elif needs_mask(row0, col0, n, m, BLOCK_M, BLOCK_N):
-        x = mask_scores(x, rows, cols, n, m)
-    if plain:  # one exponential an element; neither factor leaves float32's range
-        w = tl.exp2(x) * (factor_i[:, None] + _plain_factor(lse_j, w_shift)[None, :])
-    else:
-        level_j, factor_j = _level_and_factor(lse_j, tau, w_shift)
-        w = tl.exp2((x - level_i[:, None]) * scale) * factor_i[:, None]
-        w += tl.exp2((x - level_j[None, :]) * scale) * factor_j[None, :]
-    return w
 
 
 @triton.jit
@@ -304,11 +151,9 @@ def ntxent_bwd_kernel(
     W_ij = exp(s_ij / tau - lse_i) + exp(s_ij / tau - lse_j) for j not in {i, p(i)}
     dL/dzn_i = grad / (m tau) (sum_j W_ij zn_j - (q_i + q_p(i)) zn_p(i)),  q = 1 - exp(-nll)
     """
-    CHUNKS: tl.constexpr = (WIDTH + BLOCK_D - 1) // BLOCK_D
     m = 2 * n
     tau = temperature(tau)
-    scale = (1.0 / tau * LOG2E).to(tl.float32)
-    plain = 1.0 / tau <= MAX_PLAIN_INV_TAU
+    plain, factor, rate = exponent(1.0 / tau, True)
 
     # A block of rows lies in one view, so that one set of pointers and strides serves it.
     view_blocks = tl.num_programs(0) // 2
@@ -318,37 +163,16 @@ def ntxent_bwd_kernel(
     row_mask = view_rows < n
     row0 = view_row0 + second.to(tl.int32) * n
     rows = row0 + tl.arange(0, BLOCK_M)
-    lse_i = tl.load(lse + rows, mask=rows < m, other=0.0)
-    level_i, factor_i = _level_and_factor(lse_i, tau, w_shift)
+    lse_i, share_i = load_lse(lse, None, rows, rows < m, None)
+    level_i, factor_i = level_and_factor(lse_i, share_i, w_shift, rate)
     if plain:
-        factor_i = _plain_factor(lse_i, w_shift)
+        factor_i = plain_factor(lse_i, share_i, w_shift)
     coef = tl.load(grad) / (tau * m).to(tl.float32)
-    w_unscale = coef * tl.exp2(-w_shift)
-    if RESIDENT:
-        zi = load_rows(zn, row0, m, BLOCK_M, WIDTH, BLOCK_D)
-        acc = (tl.zeros((BLOCK_M, BLOCK_D), tl.float32),)
-        for k in tl.static_range(1, CHUNKS):
-            acc = acc + (tl.zeros((BLOCK_M, BLOCK_D), tl.float32),)
-        for col0 in range(0, m, BLOCK_N):
-            zj = load_rows(zn, col0, m, BLOCK_N, WIDTH, BLOCK_D)
-            s = scores(zi, zj, CHUNKS, PRECISION)
-            w = _weights(
-                s, lse, level_i, factor_i, row0, col0, n, m, tau, scale, plain, w_shift, BLOCK_M, BLOCK_N, MASK_ALL
-            )
-            acc = accumulate(w.to(zn.dtype.element_ty), zj, acc, CHUNKS, PRECISION)
-        for k in tl.static_range(CHUNKS):
-            store_chunk(grad_zn, acc[k] * w_unscale, row0, row_mask, k, WIDTH)
-    else:
-        for part in range(0, (WIDTH + BLOCK_SLICE - 1) // BLOCK_SLICE):
-            acc_part = tl.zeros((BLOCK_M, BLOCK_SLICE), tl.float32)
-            for col0 in range(0, m, BLOCK_N):
-                s = scores_streamed(zn, row0, col0, m, BLOCK_M, BLOCK_N, WIDTH, BLOCK_D, PRECISION)
-                w = _weights(
-                    s, lse, level_i, factor_i, row0, col0, n, m, tau, scale, plain, w_shift, BLOCK_M, BLOCK_N, MASK_ALL
-                )
-                zj_part = load_chunk(zn, col0, m, part, BLOCK_N, WIDTH, BLOCK_SLICE)
-                acc_part = dot(w.to(zn.dtype.element_ty), zj_part, acc_part, PRECISION)
-            store_chunk(grad_zn, acc_part * w_unscale, row0, row_mask, part, WIDTH)
+    state = (plain, factor, rate, (rate * LOG2E).to(tl.float32), w_shift, None, level_i, factor_i, lse, None)
+    gradient(
+        grad_zn, zn, zn, None, None, n, row0, row_mask, m, m, 0, m, coef * tl.exp2(-w_shift), softmax_weights, state, None,
+        WIDTH, BLOCK_D, BLOCK_M, BLOCK_N, RESIDENT, BLOCK_SLICE, MASK_ALL, PRECISION,
+    )  # fmt: skip
 
     # Whole rows at a time from here on: registers cannot hold the sums beside the inputs, so they went through memory.
     # The barrier makes this program's stores visible to all of its threads; no other program touches these rows.

@@ -9,16 +9,21 @@ import triton.language as tl
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 EPS = tl.constexpr(1e-12)  # of torch.nn.functional.normalize
-MAX_PLAIN_INV_TAU = tl.constexpr(64.0)  # up to here exp(s / tau) needs no offset: 2^93 times m rows < 2^127
+
+
+@triton.jit
+def scalar(value):
+    """A number in float64, from a scalar or a pointer."""
+    if value.dtype.is_ptr():
+        return tl.load(value).to(tl.float64)
+    else:
+        return value.to(tl.float64)
 
 
 @triton.jit
 def temperature(tau):
-    """Return tau in float64, from a scalar or a pointer; NaN unless tau > 0: a bad tau cannot give a plausible loss."""
-    if tau.dtype.is_ptr():
-        value = tl.load(tau).to(tl.float64)
-    else:
-        value = tau.to(tl.float64)
+    """Return tau in float64; NaN unless tau > 0: a bad tau cannot give a plausible loss."""
+    value = scalar(tau)
     return tl.where(value > 0, value, float("nan"))
 
 
@@ -31,12 +36,12 @@ def dot(a, b, acc, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def load_chunk(zn, row0, m, chunk, ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr):
-    """zn[row0 : row0 + ROWS, chunk * BLOCK_D : (chunk + 1) * BLOCK_D], zero outside.  # [ROWS, BLOCK_D]"""
+def load_chunk(x, row0, m, chunk, ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr):
+    """x[row0 : row0 + ROWS, chunk * BLOCK_D : (chunk + 1) * BLOCK_D], zero outside.  # [ROWS, BLOCK_D]"""
     r = tl.arange(0, ROWS)
     c = chunk * BLOCK_D + tl.arange(0, BLOCK_D)
     # One 64-bit product per tile; offsets inside a tile fit 32 bits.
-    ptrs = zn + tl.cast(row0, tl.int64) * WIDTH + (r[:, None] * WIDTH + c[None, :])
+    ptrs = x + tl.cast(row0, tl.int64) * WIDTH + (r[:, None] * WIDTH + c[None, :])
     if WIDTH % BLOCK_D == 0:
         mask = (row0 + r < m)[:, None]
     else:
@@ -45,11 +50,20 @@ def load_chunk(zn, row0, m, chunk, ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOC
 
 
 @triton.jit
-def load_rows(zn, row0, m, ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr):
+def load_rows(x, row0, m, ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr):
     """All chunks of a block of rows, as a tuple."""
-    chunks = (load_chunk(zn, row0, m, 0, ROWS, WIDTH, BLOCK_D),)
+    chunks = (load_chunk(x, row0, m, 0, ROWS, WIDTH, BLOCK_D),)
     for k in tl.static_range(1, (WIDTH + BLOCK_D - 1) // BLOCK_D):
-        chunks = chunks + (load_chunk(zn, row0, m, k, ROWS, WIDTH, BLOCK_D),)
+        chunks = chunks + (load_chunk(x, row0, m, k, ROWS, WIDTH, BLOCK_D),)
+    return chunks
+
+
+@triton.jit
+def zero_rows(ROWS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Float32 zeros in the form of `load_rows`."""
+    chunks = (tl.zeros((ROWS, BLOCK_D), tl.float32),)
+    for _ in tl.static_range(1, (WIDTH + BLOCK_D - 1) // BLOCK_D):
+        chunks = chunks + (tl.zeros((ROWS, BLOCK_D), tl.float32),)
     return chunks
 
 
@@ -63,51 +77,73 @@ def store_chunk(out, x, row0, row_mask, chunk, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def scores(zi, zj, CHUNKS: tl.constexpr, PRECISION: tl.constexpr):
-    """<zn_i, zn_j> for a tile, summed over the chunks of the width.  # [BLOCK_M, BLOCK_N]"""
-    s = tl.zeros((zi[0].shape[0], zj[0].shape[0]), dtype=tl.float32)
+def scores(xi, yj, CHUNKS: tl.constexpr, PRECISION: tl.constexpr):
+    """<x_i, y_j> for a tile, summed over the chunks of the width.  # [BLOCK_M, BLOCK_N]"""
+    s = tl.zeros((xi[0].shape[0], yj[0].shape[0]), dtype=tl.float32)
     for k in tl.static_range(CHUNKS):
-        s = dot(zi[k], tl.trans(zj[k]), s, PRECISION)
+        s = dot(xi[k], tl.trans(yj[k]), s, PRECISION)
     return s
 
 
 @triton.jit
 def scores_streamed(
-    zn, row0, col0, m,
+    x, y, row0, col0, m, n,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The same with both sides read chunk by chunk, for widths whose rows do not fit in shared memory."""
     s = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for k in range(0, (WIDTH + BLOCK_D - 1) // BLOCK_D):
-        zi = load_chunk(zn, row0, m, k, BLOCK_M, WIDTH, BLOCK_D)
-        zj = load_chunk(zn, col0, m, k, BLOCK_N, WIDTH, BLOCK_D)
-        s = dot(zi, tl.trans(zj), s, PRECISION)
+        xi = load_chunk(x, row0, m, k, BLOCK_M, WIDTH, BLOCK_D)
+        yj = load_chunk(y, col0, n, k, BLOCK_N, WIDTH, BLOCK_D)
+        s = dot(xi, tl.trans(yj), s, PRECISION)
     return s
 
 
 @triton.jit
-def needs_mask(row0, col0, n, m, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Whether a tile holds a diagonal element, a positive (|i - j| == n) or padding. Few do; the rest skip the mask."""
-    low = row0 - col0 - BLOCK_N  # i - j takes every value strictly between low and high
-    high = row0 - col0 + BLOCK_M
-    special = ((low < 0) & (high > 0)) | ((low < n) & (n < high)) | ((low < -n) & (-n < high))
-    return special | (row0 + BLOCK_M > m) | (col0 + BLOCK_N > m)
+def needs_mask(row0, col0, m, n, period, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Whether a tile holds padding or pairs that `period` excludes. Few do; the rest skip the mask."""
+    outside = (row0 + BLOCK_M > m) | (col0 + BLOCK_N > n)
+    if period is None:
+        return outside
+    else:
+        low = row0 - col0 - BLOCK_N  # i - j takes every value strictly between low and high
+        high = row0 - col0 + BLOCK_M
+        special = ((low < 0) & (high > 0)) | ((low < period) & (period < high)) | ((low < -period) & (-period < high))
+        return special | outside
 
 
 @triton.jit
-def mask_scores(x, rows, cols, n, m):
-    """-inf where j is i, p(i) or padding, or i is padding."""
-    gap = rows[:, None] - cols[None, :]
-    keep = (gap != 0) & (gap != n) & (gap != -n) & (rows < m)[:, None] & (cols < m)[None, :]
+def mask_scores(x, row0, col0, m, n, row_id, col_ids, period):
+    """-inf in padding and for excluded pairs: those of equal ids, or with |i - j| in {0, period}."""
+    rows = row0 + tl.arange(0, x.shape[0])
+    cols = col0 + tl.arange(0, x.shape[1])
+    keep = (rows < m)[:, None] & (cols < n)[None, :]
+    if period is not None:
+        gap = rows[:, None] - cols[None, :]
+        keep = keep & (gap != 0) & (gap != period) & (gap != -period)
+    if row_id is not None:
+        keep = keep & (row_id[:, None] != tl.load(col_ids + cols, mask=cols < n, other=0)[None, :])
     return tl.where(keep, x, float("-inf"))
 
 
 @triton.jit
-def accumulate(w, zj, acc, CHUNKS: tl.constexpr, PRECISION: tl.constexpr):
-    """Return acc + w @ zj, chunk by chunk of the width."""
-    out = (dot(w, zj[0], acc[0], PRECISION),)
+def hide(x, row0, col0, m, n, row_id, col_ids, period, MASK_ALL: tl.constexpr):
+    """`mask_scores` where it is needed."""
+    if MASK_ALL:
+        x = mask_scores(x, row0, col0, m, n, row_id, col_ids, period)
+    elif row_id is not None:
+        x = mask_scores(x, row0, col0, m, n, row_id, col_ids, period)
+    elif needs_mask(row0, col0, m, n, period, x.shape[0], x.shape[1]):
+        x = mask_scores(x, row0, col0, m, n, row_id, col_ids, period)
+    return x
+
+
+@triton.jit
+def accumulate(w, yj, acc, CHUNKS: tl.constexpr, PRECISION: tl.constexpr):
+    """Return acc + w @ yj, chunk by chunk of the width."""
+    out = (dot(w, yj[0], acc[0], PRECISION),)
     for k in tl.static_range(1, CHUNKS):
-        out = out + (dot(w, zj[k], acc[k], PRECISION),)
+        out = out + (dot(w, yj[k], acc[k], PRECISION),)
     return out
 
 
