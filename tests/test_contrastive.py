@@ -96,7 +96,7 @@ def test_nan_and_inf_reach_the_loss(loss: str, poison: float) -> None:
     for name, x in tensors.items():
         if x.is_floating_point() and name != "queue":
             broken = {**tensors, name: x.clone()}
-            broken[name].view(-1)[x.numel() // 2] = poison
+            broken[name].view(-1)[-1] = poison
             assert not case.call(getattr(functional, loss), broken, case.scalars).isfinite(), name
 
 
@@ -174,9 +174,11 @@ def test_linear_cross_entropy_is_that_of_torch() -> None:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_modules_are_their_functions(loss: str) -> None:
-    names = {"info_nce": "InfoNCE", "moco": "MoCo", "clip": "CLIP", "siglip": "SigLIP", "supcon": "SupCon",
-             "dcl": "DCL", "multi_positive_ntxent": "MultiPositiveNTXent", "dclw": "DCLW", "cpc": "CPC", "alignment": "Alignment",
-             "hard_negative_ntxent": "HardNegativeNTXent", "uniformity": "Uniformity"}  # fmt: skip
+    names = {
+        "info_nce": "InfoNCE", "moco": "MoCo", "clip": "CLIP", "siglip": "SigLIP", "supcon": "SupCon", "dcl": "DCL",
+        "multi_positive_ntxent": "MultiPositiveNTXent", "dclw": "DCLW", "cpc": "CPC", "alignment": "Alignment",
+        "hard_negative_ntxent": "HardNegativeNTXent", "uniformity": "Uniformity",
+    }  # fmt: skip
     if loss == "linear_cross_entropy":
         return
     made = getattr(losses, f"{names[loss]}Loss")
