@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .. import _backend
-from ._circulate import Combine, Rows, Visit, all_at_once, around_the_ring, gather
+from ._circulate import Combine, Rows, Visit, all_at_once, around_the_ring, gather, half, whole
 from ._peers import Ids, Peers
 
 Circulate = Callable[..., Rows]  # (visit, combine, own)
@@ -90,18 +90,22 @@ class Processes(Peers):
     def logsumexp(
         self, x: Tensor, y: Tensor, scale: Tensor, ids: Ids | None, products: torch.dtype, *, bounded: bool = True
     ) -> Tensor:
+        row_ids, col_ids = ids or (None, None)
+        if y is x:
+            row_lse: Tensor = _Symmetric.apply(
+                self._circulate(self.sizes, halved=True), x, scale, row_ids, products, bounded
+            )
+            return row_lse
         # A y of its own may have any number of rows, such as explicit negatives.
-        sizes = self.sizes if y is x else _sizes(len(y), y.device)
-        row_lse: Tensor = _Logsumexp.apply(
-            self._circulate(sizes), x, None if y is x else y, scale, *(ids or (None, None)), products, bounded, False
-        )[0]
+        sizes = _sizes(len(y), y.device)
+        row_lse, _ = _Rectangular.apply(self._circulate(sizes), x, y, scale, row_ids, col_ids, products, bounded, False)
         return row_lse
 
     @torch.compiler.disable
     def both_logsumexp(
         self, x: Tensor, y: Tensor, scale: Tensor, ids: Ids | None, products: torch.dtype, *, bounded: bool = True
     ) -> tuple[Tensor, Tensor]:
-        both: tuple[Tensor, Tensor] = _Logsumexp.apply(
+        both: tuple[Tensor, Tensor] = _Rectangular.apply(
             self._circulate(self.sizes), x, y, scale, *(ids or (None, None)), products, bounded, True
         )
         return both
@@ -117,9 +121,11 @@ class Processes(Peers):
         products: torch.dtype,
         only_same: bool = False,
     ) -> Tensor:
+        grads = torch.is_grad_enabled()
         total: Tensor = _Softplus.apply(
-            self._circulate(self.sizes), x, y, scale, bias.to(x.dtype), *ids, products, only_same
-        )
+            self._circulate(self.sizes), x, y, scale, bias.to(x.dtype), *ids, products, only_same,
+            grads and x.requires_grad, grads and y.requires_grad,
+        )  # fmt: skip
         return total
 
     @torch.compiler.disable
@@ -157,14 +163,15 @@ class Processes(Peers):
         value: Tensor = _Whole.apply(own, total, share * self.count)
         return value
 
-    def _circulate(self, sizes: tuple[int, ...]) -> Circulate:
+    def _circulate(self, sizes: tuple[int, ...], halved: bool = False) -> Circulate:
         way = around_the_ring if self.ring else all_at_once
+        tour = half(self.count) if halved else whole(self.count)
 
         def circulate(visit: Visit, *own: Rows, combine: Combine = torch.add) -> Rows:
-            if any(t is not None and len(t) != sizes[self.rank] for t in own):
-                got = [len(t) for t in own if t is not None]
+            got = [len(t) for t in own if t is not None]
+            if set(got) != {sizes[self.rank]}:
                 raise ValueError(f"peers: got tensors of {got} rows, want {sizes[self.rank]}")
-            return way(visit, combine, own, sizes, self.rank)
+            return way(visit, combine, own, sizes, self.rank, tour)
 
         return circulate
 
@@ -182,33 +189,29 @@ class _Whole(torch.autograd.Function):
         return grad * ctx.saved_tensors[0], None, None
 
 
-class _Logsumexp(torch.autograd.Function):
+class _Rectangular(torch.autograd.Function):
     """Log-sum-exps of this process's x against the y of all, and with `columns` of its y against the x of all.
 
-    Rows of y travel; what is found for them, from all x, comes home: parts of col_lse, then of grad_y. With y None, for
-    x itself, each process adds to its own rows alone: W + W^T, from their log-sum-exps and gradients, which travel.
+    Rows of y travel; what is found for them, from all x, comes home: parts of col_lse, then of grad_y.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, circulate: Circulate, x: Tensor, y: Tensor | None, scale: Tensor, row_ids: Tensor | None,
+        ctx: Any, circulate: Circulate, x: Tensor, y: Tensor, scale: Tensor, row_ids: Tensor | None,
         col_ids: Tensor | None, products: torch.dtype, bounded: bool, columns: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         ctx.circulate, ctx.products, ctx.bounded, ctx.columns = circulate, products, bounded, columns
         ctx.backend = _backend.requested()
-        row_lse = x.new_full((len(x),), -torch.inf, dtype=torch.float64)
-        own = _travelling(x if y is None else y, products)
+        row_lse = _empty_sums(x)
 
-        def visit(block: Tensor, ids: Tensor | None) -> Tensor | None:
-            # The first block around a ring is this process's own, of which every pair need be visited only once.
-            other = None if y is None and block is own else block.to(x.dtype)
+        def visit(kind: str, block: Tensor, ids: Tensor | None) -> Tensor | None:
             lse, block_lse, _ = torch.ops.fastssl.pairwise_logsumexp(
-                x, other, scale, row_ids, ids, products, bounded, columns, False, ctx.backend
+                x, block.to(x.dtype), scale, row_ids, ids, products, bounded, columns, False, ctx.backend
             )
             torch.logaddexp(row_lse, lse, out=row_lse)
             return block_lse if columns else None  # type: ignore[no-any-return]
 
-        col_lse = circulate(visit, own, col_ids, combine=torch.logaddexp)
+        col_lse = circulate(visit, _travelling(y, products), col_ids, combine=torch.logaddexp)
         ctx.save_for_backward(x, y, scale, row_ids, col_ids, row_lse, col_lse)
         return row_lse, row_lse.new_empty(0) if col_lse is None else col_lse
 
@@ -217,30 +220,78 @@ class _Logsumexp(torch.autograd.Function):
     def backward(ctx: Any, grad_row: Tensor, grad_col: Tensor) -> tuple[Tensor | None, ...]:
         x, y, scale, row_ids, col_ids, row_lse, col_lse = ctx.saved_tensors
         need_x, need_y = ctx.needs_input_grad[1:3]
-        grad_x = torch.zeros_like(x) if need_x else None
-        grad_scale = x.new_zeros((), dtype=torch.float64)
-        grad_row = grad_row.to(x.dtype)
-        if y is None:
-            block_lse, block_grad = row_lse, grad_row
-        else:
-            block_lse, block_grad = col_lse, grad_col.to(x.dtype) if ctx.columns else None
-        own = _travelling(x if y is None else y, ctx.products)
+        grad_x, grad_scale = torch.zeros_like(x if need_x else x[:0]), x.new_zeros((), dtype=torch.float64)
 
-        def visit(block: Tensor, ids: Tensor | None, lse: Tensor | None, grad: Tensor | None) -> Tensor | None:
-            itself = y is None and block is own
-            other, lse, grad = (None, None, None) if itself else (block.to(x.dtype), lse, grad)
+        def visit(
+            kind: str, block: Tensor, ids: Tensor | None, lse: Tensor | None, grad: Tensor | None
+        ) -> Tensor | None:
             pulled_x, pulled_y, pulled_scale = torch.ops.fastssl.pairwise_logsumexp_backward(
-                grad_row, grad, x, other, scale, row_ids, ids, row_lse, lse, ctx.products, ctx.bounded,
+                grad_row, grad, x, block.to(x.dtype), scale, row_ids, ids, row_lse, lse, ctx.products, ctx.bounded,
                 need_x, need_y, ctx.backend,
             )  # fmt: skip
-            if grad_x is not None:
-                grad_x.add_(pulled_x)
-            # Where both directions of a pair of rows are in W, the other's process counts them as well.
-            grad_scale.add_(pulled_scale if itself or y is not None else pulled_scale / 2)
+            grad_x.add_(pulled_x)
+            grad_scale.add_(pulled_scale)
             return pulled_y if need_y else None  # type: ignore[no-any-return]
 
-        grad_y = ctx.circulate(visit, own, col_ids, block_lse, block_grad)
-        return None, grad_x, grad_y, grad_scale.to(scale) if ctx.needs_input_grad[3] else None, *(None,) * 5
+        grads = grad_col.to(x.dtype) if ctx.columns else None
+        grad_y = ctx.circulate(visit, _travelling(y, ctx.products), col_ids, col_lse, grads)
+        return None, grad_x if need_x else None, grad_y, grad_scale.to(scale), *(None,) * 5
+
+
+class _Symmetric(torch.autograd.Function):
+    """Log-sum-exps of this process's rows against those of all, every pair of rows visited once.
+
+    Rows travel half way around, in the backward pass with their log-sum-exps and gradients, and what is found for them
+    comes home. With an even number of processes two opposite ones meet twice, and each then works for its own rows.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, circulate: Circulate, x: Tensor, scale: Tensor, ids: Tensor | None, products: torch.dtype,
+        bounded: bool,
+    ) -> Tensor:  # fmt: skip
+        ctx.circulate, ctx.products, ctx.bounded, ctx.backend = circulate, products, bounded, _backend.requested()
+        row_lse = _empty_sums(x)
+
+        def visit(kind: str, block: Tensor, block_ids: Tensor | None) -> Tensor | None:
+            other = None if kind == "own" else block.to(x.dtype)
+            lse, block_lse, _ = torch.ops.fastssl.pairwise_logsumexp(
+                x, other, scale, ids, block_ids, products, bounded, kind == "both", False, ctx.backend
+            )
+            torch.logaddexp(row_lse, lse, out=row_lse)
+            return block_lse if kind == "both" else None  # type: ignore[no-any-return]
+
+        from_others = circulate(visit, _travelling(x, products), ids, combine=torch.logaddexp)
+        if from_others is not None:
+            torch.logaddexp(row_lse, from_others, out=row_lse)
+        ctx.save_for_backward(x, scale, ids, row_lse)
+        return row_lse
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_row: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, ids, row_lse = ctx.saved_tensors
+        need_x = ctx.needs_input_grad[1]
+        grad_x, grad_scale = torch.zeros_like(x if need_x else x[:0]), x.new_zeros((), dtype=torch.float64)
+
+        def visit(
+            kind: str, block: Tensor, block_ids: Tensor | None, lse: Tensor | None, grad: Tensor | None
+        ) -> Tensor | None:
+            other, lse, grad = (None, None, None) if kind == "own" else (block.to(x.dtype), lse, grad)
+            need_y = need_x and kind == "both"
+            pulled_x, pulled_y, pulled_scale = torch.ops.fastssl.pairwise_logsumexp_backward(
+                grad_row, grad, x, other, scale, ids, block_ids, row_lse, lse, ctx.products, ctx.bounded,
+                need_x, need_y, ctx.backend,
+            )  # fmt: skip
+            grad_x.add_(pulled_x)
+            grad_scale.add_(pulled_scale / 2 if kind == "one" else pulled_scale)  # the opposite process adds the same
+            return pulled_y if need_y else None  # type: ignore[no-any-return]
+
+        own = _travelling(x, ctx.products), ids, row_lse, grad_row.to(x.dtype)
+        from_others = ctx.circulate(visit, *own)
+        if from_others is not None:
+            grad_x.add_(from_others)
+        return None, grad_x if need_x else None, grad_scale.to(scale), *(None,) * 3
 
 
 class _Softplus(torch.autograd.Function):
@@ -252,13 +303,12 @@ class _Softplus(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, circulate: Circulate, x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, row_ids: Tensor,
-        col_ids: Tensor, products: torch.dtype, only_same: bool,
+        col_ids: Tensor, products: torch.dtype, only_same: bool, need_x: bool, need_y: bool,
     ) -> Tensor:  # fmt: skip
-        need_x, need_y = ctx.needs_input_grad[1:3]
         total, grad_scale = (x.new_zeros((), dtype=torch.float64) for _ in range(2))
         grad_x, grad_bias = torch.zeros_like(x if need_x else x[:0]), torch.zeros_like(bias)
 
-        def visit(block: Tensor, ids: Tensor) -> Tensor | None:
+        def visit(kind: str, block: Tensor, ids: Tensor) -> Tensor | None:
             part, pulled_x, pulled_y, pulled_scale, pulled_bias = torch.ops.fastssl.pairwise_softplus(
                 x, block.to(x.dtype), scale, bias, row_ids, ids, products, only_same, need_x, need_y,
                 _backend.requested(),
@@ -284,7 +334,7 @@ class _Softplus(torch.autograd.Function):
         if grad_scale is not None:
             dtype, device = ctx.scale
             grad_scale = grad_scale.to(device, dtype)
-        return None, grad_x, grad_y, grad_scale, grad_bias, *(None,) * 4
+        return None, grad_x, grad_y, grad_scale, grad_bias, *(None,) * 6
 
 
 class _ClassSums(torch.autograd.Function):
@@ -309,7 +359,7 @@ def _class_sums(circulate: Circulate, ids: Tensor, x: Tensor) -> tuple[Tensor, T
     m = len(ids)
     sums, count = x.new_zeros((m + 1, x.shape[1])), ids.new_zeros(m + 1, dtype=torch.int64)  # the last: of other ids
 
-    def visit(block_ids: Tensor, block: Tensor) -> None:
+    def visit(kind: str, block_ids: Tensor, block: Tensor) -> None:
         place = torch.searchsorted(levels, block_ids.contiguous())
         place = torch.where(levels[place.clamp_max(m - 1)] == block_ids, place, m)
         sums.index_add_(0, place, block)
@@ -318,6 +368,10 @@ def _class_sums(circulate: Circulate, ids: Tensor, x: Tensor) -> tuple[Tensor, T
     circulate(visit, ids, x)
     own = torch.searchsorted(levels, ids.contiguous())
     return sums[own], count[own]
+
+
+def _empty_sums(x: Tensor) -> Tensor:
+    return x.new_full((len(x),), -torch.inf, dtype=torch.float64)
 
 
 def _travelling(rows: Tensor, products: torch.dtype) -> Tensor:

@@ -22,8 +22,8 @@ class Peers:
     """One process alone; `_distributed` has the others.
 
     Every loss is a ratio of sums over the rows of all processes. Its value is that of the global batch, on every
-    process. Its gradient is `count` times this process's share of the global one, so that DistributedDataParallel, which
-    takes the mean of the processes' gradients, ends with the exact gradient of the global batch.
+    process. Its gradient is `count` times this process's share of the global one, so that DistributedDataParallel,
+    which takes the mean of the processes' gradients, ends with the exact gradient of the global batch.
     """
 
     rows: int  # of this process

@@ -120,7 +120,8 @@ def cpc(
 
 
 def alignment(z0: Tensor, z1: Tensor, alpha: float = 2.0) -> Tensor:
-    return (F.normalize(z0, dim=1) - F.normalize(z1, dim=1)).norm(dim=1).pow(alpha).mean()
+    distances: Tensor = torch.linalg.vector_norm(F.normalize(z0, dim=1) - F.normalize(z1, dim=1), dim=1)
+    return distances.pow(alpha).mean()
 
 
 def uniformity(z: Tensor, t: float = 2.0) -> Tensor:
