@@ -98,7 +98,7 @@ def fit(
         chunk_size: images whose activations are in memory at a time, >= 1, for a batch that would not fit otherwise;
             by default all. Steps are those of `fastssl.cached_step`: they are made of ``method.project(view)`` and
             ``method.criterion(z, ...)``, which a method such as SimCLR has, in place of ``forward``. Augmentation
-            goes by chunks as well, so that other views are drawn for another `chunk_size`.
+            and batch norm go by chunks as well, so that another `chunk_size` is another run.
         lr: peak learning rate > 0; by default the method's, else 1e-3 for adamw, and for a batch of 256 0.06 (sgd) or
             0.3 (lars), scaled with the batch, as the method's is.
         optimizer: "adamw", "sgd" or "lars" (both with momentum 0.9; LARS of timm); by default the method's, else adamw.

@@ -59,8 +59,8 @@ TABLE: list[tuple[Callable[[], Any], type[Exception], str, str, str]] = [
     (lambda: fastssl.use_backend("fortran"), ValueError, "name", "'fortran'", "'triton'"),
     (lambda: fastssl.NTXentLoss(temperature=0.0), ValueError, "temperature", "0.0", "> 0"),
     (lambda: fastssl.NTXentLoss(temperature="hot"), TypeError, "temperature", "str", "number"),
-    (lambda: fastssl.NTXentLoss(memory_bank_size=(64, 3)), NotImplementedError, "memory_bank_size", "64", "0"),
-    (lambda: fastssl.NTXentLoss(gather_distributed=True), NotImplementedError, "gather_distributed", "True", "False"),
+    (lambda: fastssl.NTXentLoss(memory_bank_size=64), ValueError, "memory_bank_size", "64", "rows, width"),
+    (lambda: fastssl.NTXentLoss(gather_distributed="mpi"), ValueError, "gather_distributed", "'mpi'", "'ring'"),
     (lambda: fastssl.NTXentLoss()(good, good[:1]), ValueError, "z1", r"\(1, 3\)", r"\(4, 3\)"),
 ]
 

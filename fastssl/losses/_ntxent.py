@@ -62,7 +62,8 @@ class NTXentLoss(torch.nn.Module):
         return loss
 
     def extra_repr(self) -> str:
-        return f"temperature={self.temperature}, gather_distributed={self.gather_distributed!r}"
+        gather = f", gather_distributed={self.gather_distributed!r}" if self.gather_distributed else ""
+        return f"temperature={self.temperature}{gather}"
 
 
 def _memory_bank(size: int | Sequence[int], gather_distributed: bool) -> Queue | None:
