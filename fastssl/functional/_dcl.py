@@ -10,7 +10,8 @@ from torch import Tensor
 from .. import _checks
 from ._info_nce import same_shape
 from ._peers import Gather, Peers, peers
-from ._similarity import embeddings, paired_scores, positions, softplus_excess
+from ._similarity import softplus_excess
+from ._views import views
 
 
 def dcl(
@@ -76,7 +77,7 @@ def dclw(
         raise ValueError(f"sigma: got {sigma!r}, want a finite number > 0")
     z, positive, scale, ids, products, found = _views(z0, z1, temperature, gather_distributed)
     with torch.no_grad():
-        likeness = torch.exp((_pairs(z) - 1) / sigma)
+        likeness = torch.exp((positive / scale - 1) / sigma)
         weights = 2 - likeness * found.total / found.sum(likeness.sum())
     return found.mean(found.logsumexp(z, z, scale, ids, products) - positive * weights).to(z.dtype)
 
@@ -134,11 +135,6 @@ def hard_negative_ntxent(
     return found.mean(softplus_excess(negatives, positive)).to(z.dtype)
 
 
-def _pairs(z: Tensor) -> Tensor:
-    """Return <z_i, z_p(i)> in float64 [2N]."""
-    return paired_scores(*z.chunk(2)).repeat(2)
-
-
 def _views(
     z0: Tensor, z1: Tensor, temperature: float | Tensor, gather_distributed: Gather
 ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor], torch.dtype, Peers]:
@@ -148,8 +144,5 @@ def _views(
     found = peers(gather_distributed, 2 * len(z0), z0.device)
     if found.total < 4:
         raise ValueError(f"z0: got {len(z0)} pair, want at least 2: one pair has no negatives")
-    products, rows = embeddings(z0, z1, normalize=True)
-    z = torch.cat(rows)
-    # Where this process's pairs begin: rows come in twos.
-    own = positions(len(z0), z.device, found.start // 2).repeat(2)
-    return z, _pairs(z) * scale, scale, (own, own), products, found
+    products, z, positive, ids = views(z0, z1, scale, found)
+    return z, positive, scale, ids, products, found

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import _checks
 from ._pairwise_logsumexp import pair
-from ._peers import Gather, peers
+from ._peers import Gather, Peers, peers
 from ._similarity import REDUCTIONS, choice, embeddings, paired_scores, positions, reduced, softplus_excess, unit_rows
 
 _MODES = ("unpaired", "paired")
@@ -107,20 +107,25 @@ def moco(
 
     Source: He et al., Momentum Contrast for Unsupervised Visual Representation Learning, 2020, eq. 1.
     """
-    same_shape("query", query, "key", key)
-    _checks.float_tensor("queue", queue, "[K, D]")
+    return against_queue("query", query, "key", key.detach(), "queue", queue, temperature, gather_distributed)
+
+
+def against_queue(
+    query_name: str, query: Tensor, key_name: str, key: Tensor, queue_name: str, queue: Tensor,
+    temperature: float | Tensor, gather_distributed: Gather,
+) -> Tensor:  # fmt: skip
+    """Return `moco`'s loss with a gradient in both query and key; the names are those of the arguments in messages."""
+    same_shape(query_name, query, key_name, key)
+    _checks.float_tensor(queue_name, queue, "[K, D]")
     if queue.shape[1] != query.shape[1] or queue.device != query.device:
-        raise ValueError(
-            f"queue: got {tuple(queue.shape)} on {queue.device}, want [K, {query.shape[1]}] on {query.device}"
-        )
+        got = f"width {query.shape[1]} on {query.device}"
+        raise ValueError(f"{query_name}: got {got}, want width {queue.shape[1]} on {queue.device}, as {queue_name}")
     scale = 1 / _checks.positive_scalar("temperature", temperature, query.device)
-    products, (q, k) = embeddings(query, key.detach(), normalize=True)
-    positive = paired_scores(q, k) * scale
-    found = peers(gather_distributed, len(q), q.device)
+    products, (q, k) = embeddings(query, key, normalize=True)
     # Every process has the same queue: nothing of it is to be gathered.
-    alone = peers(False, len(q), q.device)
-    nll = softplus_excess(alone.logsumexp(q, queue.detach().to(q.dtype), scale, None, products), positive)
-    return reduced(nll, "mean", found, q.dtype)
+    lse = Peers(len(q)).logsumexp(q, queue.detach().to(q.dtype), scale, None, products)
+    nll = softplus_excess(lse, paired_scores(q, k) * scale)
+    return reduced(nll, "mean", peers(gather_distributed, len(q), q.device), q.dtype)
 
 
 def _paired(

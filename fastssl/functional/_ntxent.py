@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from .. import _backend, _checks
-from ._peers import Gather, Peers, peers
+from ._peers import Gather, peers
 from ._registration import define
-from ._similarity import embeddings, paired_scores, positions, reduced, softplus_excess
+from ._similarity import reduced, softplus_excess
+from ._views import views
 
 _backend.register(
     "ntxent",
@@ -67,44 +68,12 @@ def ntxent(
     if gather_distributed is not False:
         found = peers(gather_distributed, 2 * len(z0), z0.device)
         if found.total > found.rows:
-            return _among(found, z0, z1, 1 / tau)
+            products, z, positive, ids = views(z0, z1, 1 / tau, found)
+            # A row and its positive have one id, which leaves both out; the positive enters outside the tiles.
+            lse = found.logsumexp(z, z, 1 / tau, ids, products)
+            return reduced(softplus_excess(lse, positive), "mean", found, z.dtype)
     loss: torch.Tensor = torch.ops.fastssl.ntxent(z0, z1, tau, _backend.requested())[0]
     return loss
-
-
-def ntxent_with_bank(
-    z0: torch.Tensor,
-    z1: torch.Tensor,
-    bank: torch.Tensor,
-    temperature: float | torch.Tensor,
-    gather_distributed: Gather,
-) -> torch.Tensor:
-    """Return the loss of picking each z0[i]'s partner z1[i] among the unit rows [K, d] of a bank, which is a constant.
-
-    It is that of `moco`, with a gradient in both. The bank may change before the backward pass. In several processes,
-    which share one bank, it is the mean over the rows of all.
-    """
-    _checks.paired_embeddings(z0, z1)
-    if bank.shape[1] != z0.shape[1] or bank.device != z0.device:
-        want = f"width {bank.shape[1]} on {bank.device}, as the memory bank"
-        raise ValueError(f"z0: got width {z0.shape[1]} on {z0.device}, want {want}")
-    scale = 1 / _checks.positive_scalar("temperature", temperature, z0.device)
-    found = peers(gather_distributed, len(z0), z0.device)
-    products, (query, key) = embeddings(z0, z1, normalize=True)
-    lse = Peers(len(z0)).logsumexp(query, bank.to(query.dtype), scale, None, products)
-    return reduced(softplus_excess(lse, paired_scores(query, key) * scale), "mean", found, query.dtype)
-
-
-def _among(found: Peers, z0: torch.Tensor, z1: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Return the loss of rows that are among those of other processes."""
-    n = len(z0)
-    products, rows = embeddings(z0, z1, normalize=True)
-    z = torch.cat(rows)
-    # A row and its positive have one id, which leaves both out of the sum; the positive enters outside the tiles.
-    own = positions(n, z.device, found.start // 2).repeat(2)
-    lse = found.logsumexp(z, z, scale, (own, own), products)
-    positive = (paired_scores(z[:n], z[n:]) * scale).repeat(2)
-    return reduced(softplus_excess(lse, positive), "mean", found, z.dtype)
 
 
 def _forward(z0: torch.Tensor, z1: torch.Tensor, temperature: torch.Tensor, backend: str) -> Any:

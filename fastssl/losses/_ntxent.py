@@ -7,7 +7,7 @@ import torch
 from .. import _checks
 from .._queue import Queue
 from ..functional import ntxent
-from ..functional._ntxent import ntxent_with_bank
+from ..functional._info_nce import against_queue
 from ..functional._peers import check_gather
 from ..functional._similarity import unit_rows
 
@@ -55,7 +55,9 @@ class NTXentLoss(torch.nn.Module):
         """Return the loss of the positive pairs (out0[i], out1[i])."""
         if self.memory_bank is None:
             return ntxent(out0, out1, self.temperature, self.gather_distributed)
-        loss = ntxent_with_bank(out0, out1, self.memory_bank.rows, self.temperature, self.gather_distributed)
+        loss = against_queue(
+            "out0", out0, "out1", out1, "memory_bank", self.memory_bank.rows, self.temperature, self.gather_distributed
+        )
         if out0.requires_grad:
             exact = torch.promote_types(out1.dtype, torch.float32)
             self.memory_bank.enqueue(unit_rows(out1.detach().to(exact)))
