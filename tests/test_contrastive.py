@@ -213,7 +213,7 @@ Z, IDS = torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)
         (lambda: functional.info_nce(Z, Z, reduction="max"), ValueError, "reduction: got 'max'"),
         (lambda: functional.info_nce(Z, Z, temperature=-1), ValueError, "temperature: got -1"),
         (lambda: functional.info_nce(Z, Z, gather_distributed="all"), ValueError, "gather_distributed: got 'all'"),
-        (lambda: functional.moco(Z, Z, torch.zeros(5, 4)), ValueError, "queue: got"),
+        (lambda: functional.moco(Z, Z, torch.zeros(5, 4)), ValueError, "query: got width 3 on cpu, want width 4"),
         (lambda: functional.clip(Z, Z.double()), TypeError, "text_features: got dtype torch.float64"),
         (lambda: functional.clip(Z, Z, math.inf), ValueError, "logit_scale: got inf"),
         (lambda: functional.siglip(Z, Z, labels=torch.zeros(3, dtype=torch.int64)), ValueError, "labels: got shape"),

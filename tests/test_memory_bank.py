@@ -156,7 +156,7 @@ def test_gathering_in_one_process_changes_nothing(gather):
         (lambda: fastssl.NTXentLoss(0.5, 0, "mpi"), ValueError, "gather_distributed: got 'mpi', want False, True"),
         (lambda: fastssl.NTXentLoss(0, (4, 2)), ValueError, "temperature: got 0"),
         (lambda: fastssl.NTXentLoss(0.5, (4, 2))(*pair(3, 5)), ValueError, "out0: got width 5 on cpu, want width 2"),
-        (lambda: fastssl.NTXentLoss(0.5, (4, 2))(pair(3, 2)[0], pair(4, 2)[0]), ValueError, r"z1: got shape \(4, 2\)"),
+        (lambda: fastssl.NTXentLoss(0.5, (4, 2))(pair(3, 2)[0], pair(4, 2)[0]), ValueError, "out1: got shape"),
     ],
 )
 def test_bad_input(make, error, says):

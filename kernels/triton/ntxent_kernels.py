@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .pairwise_loops import combined, exponent, gradient, level_and_factor, load_lse, plain_factor, softmax_weights
+from .pairwise_loops import combined, exponent, gradient, level_and_factor, plain_factor, softmax_weights
 from .tiles import EPS, LN2, LOG2E, log1p, normalize, one_minus_exp_minus, temperature
 
 
@@ -163,12 +163,12 @@ def ntxent_bwd_kernel(
     row_mask = view_rows < n
     row0 = view_row0 + second.to(tl.int32) * n
     rows = row0 + tl.arange(0, BLOCK_M)
-    lse_i, share_i = load_lse(lse, None, rows, rows < m, None)
-    level_i, factor_i = level_and_factor(lse_i, share_i, w_shift, rate)
+    lse_i = tl.load(lse + rows, mask=rows < m, other=0.0)
+    level_i, factor_i = level_and_factor(lse_i, w_shift, rate)
     if plain:
-        factor_i = plain_factor(lse_i, share_i, w_shift)
+        factor_i = plain_factor(lse_i, w_shift)
     coef = tl.load(grad) / (tau * m).to(tl.float32)
-    state = (plain, factor, rate, (rate * LOG2E).to(tl.float32), w_shift, None, level_i, factor_i, lse, None)
+    state = (plain, factor, rate, (rate * LOG2E).to(tl.float32), w_shift, level_i, factor_i, lse, None, None)
     gradient(
         grad_zn, zn, zn, None, None, n, row0, row_mask, m, m, 0, m, coef * tl.exp2(-w_shift), softmax_weights, state, None,
         WIDTH, BLOCK_D, BLOCK_M, BLOCK_N, RESIDENT, BLOCK_SLICE, MASK_ALL, PRECISION,
