@@ -1,17 +1,22 @@
 """Peak memory of a SimCLR step by gradient caching, over the batch, beside that of the plain step.
 
-python benchmarks/cached_memory.py            # prints a table
+python benchmarks/cached_memory.py [--out DIR]            # prints a table and stores `cached.json`
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 import importlib
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import memory
 import torch
+from environment import RESULTS
+from harness import Benchmark, rounded, write
 
 import fastssl
 from fastssl import methods
@@ -20,6 +25,10 @@ CHUNK = 256
 DIM = 32  # of the projections: the loss is not what is measured, and takes its time from them
 IMAGES = (512, 2048, 8192, 32768)
 PLAIN_LIMIT = 8192  # images beyond which the plain step is not run
+BENCHMARK = Benchmark(
+    "cached", lambda device, quick: (), lambda problem, device, state: [], lambda rows: None,
+    lambda problem, device: lambda: None, ("timm",),
+)  # fmt: skip
 
 
 def training_step(
@@ -64,12 +73,19 @@ def peak_bytes(n: int, chunk_size: int = CHUNK, device: str = "cpu", timeout_s: 
     return memory.measure_case("cached_memory", arguments, device, timeout_s)["peak_bytes"]
 
 
-def main() -> None:
-    """Print the table."""
-    print(f"{'2N':>6}{f'chunks of {CHUNK}':>18}{'plain step':>14}   MiB")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print and store."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args(arguments)
+    start, rows = time.perf_counter(), []
     for n in IMAGES:
-        plain = f"{peak_bytes(n, 0) / 2**20:14.1f}" if n <= PLAIN_LIMIT else f"{'':14}"
-        print(f"{2 * n:6}{peak_bytes(n) / 2**20:18.1f}{plain}", flush=True)
+        for chunk_size in (CHUNK, 0) if n <= PLAIN_LIMIT else (CHUNK,):
+            row = {"m": 2 * n, "d": DIM, "chunk_size": chunk_size, "peak_mib": peak_bytes(n, chunk_size) / 2**20}
+            print(f"2N {2 * n:6}, {f'chunks of {chunk_size}' if chunk_size else 'whole':14} {row['peak_mib']:8.1f} MiB")
+            rows.append(rounded(row))
+    path = write(BENCHMARK, rows, "cpu", args.out, "python benchmarks/cached_memory.py", time.perf_counter() - start)
+    print(f"written  {path.parent.name}/{path.name}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import report_augment
+import report_cached
 import report_contrastive
 import report_distributed
 import report_masking
@@ -24,8 +25,10 @@ import report_ntxent
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- bench:{op}:begin -->", "<!-- bench:{op}:end -->"
-SECTIONS = {"ntxent": report_ntxent, "contrastive": report_contrastive, "augment": report_augment,
-            "masking": report_masking, "distributed": report_distributed}  # fmt: skip
+SECTIONS = {
+    "ntxent": report_ntxent, "contrastive": report_contrastive, "cached": report_cached, "augment": report_augment,
+    "masking": report_masking, "distributed": report_distributed,
+}  # fmt: skip
 Results = dict[str, dict[str, Any]]  # by machine
 
 
