@@ -28,8 +28,7 @@ def _cpu() -> tuple[Problem, ...]:
         Problem("supcon", 2048, 2048, 128),
         Problem("clip", 4096, 4096, 512, budget_s=25),
         Problem("siglip", 4096, 4096, 512, budget_s=25),
-        Problem("dcl-lightly", 8192, 8192, 128, budget_s=40),
-        Problem("dcl", 4096, 4096, 128, budget_s=25),
+        Problem("dcl", 8192, 8192, 128, budget_s=60),
         Problem("info-nce", 4096, 4096, 128),
         Problem("multi-positive", 512, 512, 128, budget_s=20),
         Problem("hard-negatives", 2048, 2048, 128),
@@ -53,7 +52,7 @@ def _cuda() -> tuple[Problem, ...]:
         *(Problem("clip", n, n, d, "bfloat16", ("fastssl",), 3) for n in (65536, 131072) for d in (128, 512)),
         *(Problem("moco", 4096, 65536, 128, t, budget_s=2) for t in both),
         *(Problem("supcon", 8192, 8192, 128, t, budget_s=2) for t in both),
-        Problem("dcl-lightly", 8192, 8192, 128, budget_s=2),
+        Problem("dcl", 8192, 8192, 128, budget_s=2),
         Problem("vocabulary", 8192, 30522, 768, "bfloat16", budget_s=2),
     )  # fmt: skip
 

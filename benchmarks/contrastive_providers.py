@@ -156,13 +156,12 @@ CASES = {
         ),
         (1, 4),
     ),
-    "dcl": Case("DCL", _views, _both(lambda f, x: f.dcl(x["x"], x["y"], TAU)), (2, 8)),
-    "dcl-lightly": Case(
-        "DCL, lightly's", _views,
-        {
-            "fastssl": lambda x: _loss("fastssl.losses.compat.lightly", "DCLLoss", TAU)(x["x"], x["y"]),
-            "lightly": lambda x: _loss("lightly.loss", "DCLLoss", TAU)(x["x"], x["y"]),
-        },
+    "dcl": Case(
+        "DCL", _views,
+        _both(
+            lambda f, x: f.dcl(x["x"], x["y"], TAU),
+            lightly=lambda x: _loss("lightly.loss", "DCLLoss", TAU)(x["x"], x["y"]),
+        ),
         (2, 8),
     ),
     "hard-negatives": Case(

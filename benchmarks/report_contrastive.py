@@ -16,7 +16,7 @@ PEERS = ("lightly", "pml", "open_clip", "info-nce-pytorch")  # of which a loss h
 # Times faster than whom, on a CPU with two threads.
 AIMS = {
     "moco": (3.5, "eager"), "supcon": (8, "pml"), "clip": (1.7, "open_clip"), "siglip": (1.6, "open_clip"),
-    "dcl-lightly": (5, "lightly"),
+    "dcl": (5, "lightly"),
 }  # fmt: skip
 
 
