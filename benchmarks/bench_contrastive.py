@@ -44,24 +44,25 @@ def _quick() -> tuple[Problem, ...]:
     return tuple(Problem(case, 256, n, 64, providers=_PAIR, budget_s=1) for case, n in cases.items())
 
 
-def _cuda() -> tuple[Problem, ...]:
-    both = ("float32", "bfloat16")
+def _cuda(quick: bool) -> tuple[Problem, ...]:
+    both, some = ("float32", "bfloat16"), _PAIR if quick else None
+    pairs = (4096,) if quick else (4096, 16384)
+    large = () if quick else (65536, 131072)
     return (
-        *(Problem(c, n, n, d, t, budget_s=3) for c in ("clip", "siglip") for n in (4096, 16384) for d in (128, 512)
-          for t in both),
-        *(Problem("clip", n, n, d, "bfloat16", ("fastssl",), 3) for n in (65536, 131072) for d in (128, 512)),
-        *(Problem("moco", 4096, 65536, 128, t, budget_s=2) for t in both),
-        *(Problem("supcon", 8192, 8192, 128, t, budget_s=2) for t in both),
-        Problem("dcl", 8192, 8192, 128, budget_s=2),
-        Problem("vocabulary", 8192, 30522, 768, "bfloat16", budget_s=2),
-    )  # fmt: skip
+        *(Problem(c, n, n, d, t, some, 2) for c in ("clip", "siglip") for n in pairs for d in (128, 512) for t in both),
+        *(Problem("clip", n, n, d, "bfloat16", ("fastssl",), 3) for n in large for d in (128, 512)),
+        *(Problem("moco", 4096, 65536, 128, t, some, 2) for t in both),
+        *(Problem("supcon", 8192, 8192, 128, t, some, 2) for t in both),
+        Problem("dcl", 8192, 8192, 128, "bfloat16", some, 2),
+        Problem("vocabulary", 4096, 30522, 768, "bfloat16", some, 2),
+    )
 
 
 def problems(device: str, quick: bool) -> tuple[Problem, ...]:
     """What a run measures."""
-    if quick:
-        return _quick()
-    return _cuda() if device.startswith("cuda") else _cpu()
+    if device.startswith("cuda"):
+        return _cuda(quick)
+    return _quick() if quick else _cpu()
 
 
 def measure(problem: Problem, device: str, state: Any) -> list[Row]:

@@ -26,14 +26,19 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 NO_CUDA = "gpu-check: no CUDA device is available to PyTorch on this machine, so there is nothing to check"
 # Seconds; together they stay under 9 minutes.
-LIMITS = {"build": 130, "probes": 90, "tests": 160, "ntxent": 60, "augment": 45, "masking": 50}
-OPS = ("ntxent", "augment", "masking")
+LIMITS = {
+    "build": 125, "probes": 85, "tests": 155, "ntxent": 50, "contrastive": 45, "augment": 35, "masking": 40,
+}  # fmt: skip
+OPS = ("ntxent", "contrastive", "augment", "masking")
 LAST_PROBLEM = 0.6  # of a benchmark's limit: after it no further problem is begun
 _DRAWS = ("hypothesis", "scipy")
 # Where there is a CUDA device, they run on it; each with the packages that it needs beyond pytest.
 TESTS = {
     "test_cuda.py": (),
     "test_ntxent.py": ("hypothesis", "lightly"),
+    "test_pairwise_logsumexp.py": ("hypothesis",),
+    "test_pairwise_softplus.py": ("hypothesis",),
+    "test_contrastive.py": (),
     "test_sample_params.py": ("torchvision",),
     "test_augment.py": ("torchvision",),
     "test_augment_input.py": ("torchvision",),
@@ -154,6 +159,17 @@ def ntxent_line(r: dict[str, Any]) -> str:
     )
 
 
+def contrastive_line(r: dict[str, Any]) -> str:
+    """A whole step; nothing of a forward alone."""
+    if r["mode"] != "fwd_bwd":
+        return ""
+    peak = "-" if r["peak_mib"] is None else f"{r['peak_mib']:.1f}"
+    return (
+        f"  {r['title']:24}{r['dtype']:9}{r['m']:7}{r['n']:7}{r['d']:5} {r['provider']:15}"
+        f"{r['time_ms']:9.3f} ms{peak:>9} MiB{100 * r['fraction_of_matmul']:6.1f} % of matmul{r['time_over_fastssl']:7.2f} x fastssl"
+    )
+
+
 def augment_line(r: dict[str, Any]) -> str:
     """A view, beside the prediction for an H200."""
     predicted = (
@@ -181,7 +197,7 @@ def masking_line(r: dict[str, Any]) -> str:
     )
 
 
-LINES = {"ntxent": ntxent_line, "augment": augment_line, "masking": masking_line}
+LINES = {"ntxent": ntxent_line, "contrastive": contrastive_line, "augment": augment_line, "masking": masking_line}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

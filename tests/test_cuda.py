@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from accuracy import loss_and_grads
+from contrastive import CASES, TAUS, Case
 
 import fastssl
-from fastssl import _backend, transforms
+from fastssl import _backend, functional, transforms
 from fastssl.functional import ntxent
 
 
@@ -41,6 +42,33 @@ if torch.cuda.is_available():
         expected = loss_and_grads(ntxent, *fresh, 0.2, 1.0)
         torch.testing.assert_close(loss.double().cpu(), expected[0], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(grads[0].double().cpu(), expected[1], rtol=1e-3, atol=1e-7)
+
+    @pytest.mark.parametrize("case", [c for c in CASES if c.scalars != TAUS[2]], ids=str)
+    def test_no_contrastive_loss_waits_for_the_host_and_each_is_captured(case: Case) -> None:
+        form = getattr(functional, case.loss)
+        given = case.inputs(64, 32, torch.Generator().manual_seed(0))
+        leaves = {k: x.float().cuda().requires_grad_() if x.is_floating_point() else x.cuda() for k, x in given.items()}
+        floats = [x for x in leaves.values() if x.requires_grad and x is not leaves.get("queue")]
+
+        def step() -> tuple[torch.Tensor, ...]:
+            loss = case.call(form, leaves, case.scalars)
+            return (loss, *torch.autograd.grad(loss.sum(), floats, allow_unused=True))
+
+        for _ in range(3):
+            expected = step()
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = step()
+        graph.replay()
+        for a, b in zip(found, expected, strict=True):
+            if a is not None:
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
     BACKENDS = [
         b for b in _backend.BACKENDS if _backend.why_not("augment", b, torch.empty(1, device="cuda").byte()) is None
