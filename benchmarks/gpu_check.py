@@ -165,8 +165,8 @@ def contrastive_line(r: dict[str, Any]) -> str:
         return ""
     peak = "-" if r["peak_mib"] is None else f"{r['peak_mib']:.1f}"
     return (
-        f"  {r['title']:24}{r['dtype']:9}{r['m']:7}{r['n']:7}{r['d']:5} {r['provider']:15}"
-        f"{r['time_ms']:9.3f} ms{peak:>9} MiB{100 * r['fraction_of_matmul']:6.1f} % of matmul{r['time_over_fastssl']:7.2f} x fastssl"
+        f"  {r['title']:24}{r['dtype']:9}{r['m']:7}{r['n']:7}{r['d']:5} {r['provider']:15}{r['time_ms']:9.3f} ms"
+        f"{peak:>9} MiB{100 * r['fraction_of_matmul']:6.1f} % of matmul{r['time_over_fastssl']:7.2f} x fastssl"
     )
 
 

@@ -30,11 +30,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> ntxent_fwd(const Tensor& z0, 
   const auto options = a.options();
   Tensor loss = at::empty({}, options), zn = at::empty({2 * n, d}, options), inv_norm = at::empty({2 * n}, options);
   Tensor lse = at::empty({2 * n}, options.dtype(at::kDouble)), nll = at::empty({2 * n}, options);
-  Tensor workspace = at::empty({kernels().forward_workspace(n, d)}, options);
+  Tensor workspace = fresh({kernels().forward_workspace(n, d, threads())}, at::kByte);
   kernels().forward({a.const_data_ptr<float>(), b.const_data_ptr<float>(), n, d, temperature.item<double>(), threads(),
-                     workspace.mutable_data_ptr<float>(), zn.mutable_data_ptr<float>(),
-                     inv_norm.mutable_data_ptr<float>(), lse.mutable_data_ptr<double>(), nll.mutable_data_ptr<float>(),
-                     loss.mutable_data_ptr<float>()});
+                     workspace.mutable_data_ptr(), zn.mutable_data_ptr<float>(), inv_norm.mutable_data_ptr<float>(),
+                     lse.mutable_data_ptr<double>(), nll.mutable_data_ptr<float>(), loss.mutable_data_ptr<float>()});
   return {loss, zn, inv_norm, lse, nll};
 }
 
@@ -44,11 +43,11 @@ std::tuple<Tensor, Tensor, Tensor> ntxent_bwd(const Tensor& grad, const Tensor& 
   const int64_t n = z0.size(0), d = z0.size(1);
   const auto options = zn.options();
   Tensor grad_z0 = at::empty({n, d}, options), grad_z1 = at::empty({n, d}, options);
-  Tensor workspace = at::empty({kernels().backward_workspace(n, d)}, options);
+  Tensor workspace = fresh({kernels().backward_workspace(n, d, threads())}, at::kByte);
   double grad_tau = 0;
   kernels().backward({zn.const_data_ptr<float>(), inv_norm.const_data_ptr<float>(), lse.const_data_ptr<double>(),
                       nll.const_data_ptr<float>(), n, d, temperature.item<double>(), grad.item<double>(), threads(),
-                      workspace.mutable_data_ptr<float>(), grad_z0.mutable_data_ptr<float>(),
+                      workspace.mutable_data_ptr(), grad_z0.mutable_data_ptr<float>(),
                       grad_z1.mutable_data_ptr<float>(), &grad_tau});
   return {grad_z0.to(z0.scalar_type()), grad_z1.to(z1.scalar_type()),
           at::empty({}, temperature.options()).fill_(grad_tau)};

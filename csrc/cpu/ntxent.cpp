@@ -2,10 +2,10 @@
 #include "ntxent.h"
 
 #include <math.h>
+#include <omp.h>
 
 namespace fastssl {
 constexpr double NTXENT_EPS = 1e-12;  // of torch.nn.functional.normalize
-constexpr double LN2 = 0.693147180559945309417;
 }  // namespace fastssl
 
 #define FASTSSL_VARIANT "ntxent_tiles.h"

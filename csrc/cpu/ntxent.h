@@ -1,7 +1,7 @@
 // NT-Xent on the CPU: torch-free kernels over raw pointers. The maths is in ntxent_tiles.h.
 #pragma once
 
-#include <cstdint>
+#include "pairwise.h"
 
 namespace fastssl {
 
@@ -11,12 +11,12 @@ struct NTXentForward {
   int64_t n, d;
   double tau;
   int threads;
-  float* workspace;  // [ntxent_forward_workspace]
-  float* zn;         // [2n, d] unit rows
-  float* inv_norm;   // [2n]
-  double* lse;       // [2n]
-  float* nll;        // [2n]
-  float* loss;       // [1]
+  void* workspace;  // [forward_workspace] bytes, aligned to 64
+  float* zn;        // [2n, d] unit rows
+  float* inv_norm;  // [2n]
+  double* lse;      // [2n]
+  float* nll;       // [2n]
+  float* loss;      // [1]
 };
 
 struct NTXentBackward {
@@ -27,7 +27,7 @@ struct NTXentBackward {
   int64_t n, d;
   double tau, grad;
   int threads;
-  float* workspace;  // [ntxent_backward_workspace]
+  void* workspace;   // [backward_workspace] bytes, aligned to 64
   float* grad_z0;    // [n, d]
   float* grad_z1;    // [n, d]
   double* grad_tau;  // [1]
@@ -37,8 +37,8 @@ struct NTXentBackward {
 struct NTXentKernels {
   void (*forward)(const NTXentForward&);
   void (*backward)(const NTXentBackward&);
-  int64_t (*forward_workspace)(int64_t n, int64_t d);
-  int64_t (*backward_workspace)(int64_t n, int64_t d);
+  int64_t (*forward_workspace)(int64_t n, int64_t d, int threads);
+  int64_t (*backward_workspace)(int64_t n, int64_t d, int threads);
 };
 
 // `capability` is what at::get_cpu_capability() says: "AVX512", "AVX2" or anything else for the baseline.

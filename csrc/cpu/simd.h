@@ -4,6 +4,7 @@
 constexpr int LANES = FASTSSL_LANES;
 typedef float vfloat __attribute__((vector_size(LANES * 4)));
 typedef int vint __attribute__((vector_size(LANES * 4)));
+typedef unsigned vuint __attribute__((vector_size(LANES * 4)));
 typedef vint vmask;
 typedef float vfloat_unaligned __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef int vint_unaligned __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
@@ -95,7 +96,7 @@ FASTSSL_INLINE vfloat exp2_parts(vfloat fraction, vfloat shifted) {
   p = p * fraction + 0x1.ebf918p-3f;
   p = p * fraction + 0x1.62e428p-1f;
   p = p * fraction + 0x1.000002p+0f;
-  return (vfloat)((vint)p + ((vint)shifted << 23));
+  return (vfloat)((vuint)p + ((vuint)shifted << 23));  // unsigned: out of range, this may overflow
 }
 
 // 1.5 * 2^23: adding it to |x| < 2^22 rounds x to an integer, left in the low mantissa bits.
