@@ -19,6 +19,9 @@ WIDER = {"baseline": "[yz]mm", "avx2": "zmm"}  # registers that a variant's proc
 
 CHOSEN = {
     "test_ntxent.py": "test_accuracy and cpp or test_any_number_of_threads or test_nan_and_inf_reach_the_loss and cpp",
+    "test_pairwise_logsumexp.py test_pairwise_softplus.py": (
+        "cpp and (shapes or scales or logits or exclusions or hard or nan or bias or any_problem) or number_of_threads"
+    ),
     # Not against torchvision: without AVX2 it resizes uint8 images in floats, and gives other images.
     "test_augment.py": "cpp and (equal_the_reference or layout or types or fuzzed)",
     # One process for all the ops of masked training.

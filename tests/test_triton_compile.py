@@ -18,7 +18,10 @@ SUMS = NONE | {"RECIPROCAL": True, "BOUNDED": True, "IF_PLAIN": True}  # as the 
 
 def compile_kernel(kernel, arch, constants, options, dtype="float32", tau="*fp32"):
     """Compile with the types of an NT-Xent problem, aligned as for widths of whole 16s."""
-    types, strides = {"tau": tau, "scale": tau} | FIXED, [name for name in kernel.arg_names if name.startswith("stride")]
+    types, strides = (
+        {"tau": tau, "scale": tau} | FIXED,
+        [name for name in kernel.arg_names if name.startswith("stride")],
+    )
     for name in kernel.arg_names:
         types.setdefault(name, "i32" if name in strides else POINTERS[dtype if name in EMBEDDINGS else "float32"])
     return compile_offline(kernel, arch, types, constants, options, strides)
@@ -72,7 +75,11 @@ def test_other_forms(arch):
     """Deterministic forward, strided inputs, and the reductions."""
     constants, options = split(launch.configs("sums", CHIPS[arch][0], 2, 128)[0].kwargs())
     constants |= SUMS | {"WIDTH": 128, "PRECISION": "ieee", "HALF": False}
-    check(*compile_kernel(pairwise_kernels.pairwise_sums_kernel, arch, constants, options, "bfloat16"), arch, products=True)
+    check(
+        *compile_kernel(pairwise_kernels.pairwise_sums_kernel, arch, constants, options, "bfloat16"),
+        arch,
+        products=True,
+    )
     config = launch.configs("gradient", CHIPS[arch][0], 2, 128)[0]
     constants, options = split(config.kwargs() | launch.epilogue(config, 128))
     constants |= {"WIDTH": 128, "PRECISION": "ieee"}

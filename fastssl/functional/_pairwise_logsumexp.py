@@ -16,6 +16,7 @@ Exclude = str | Tensor | tuple[Tensor, Tensor] | None
 _backend.register(
     "pairwise_logsumexp",
     triton=_backend.Kernel((torch.float32,), max_width=1024),
+    cpp=_backend.Kernel((torch.float32,)),
     torch=_backend.Kernel((torch.float64, torch.float32)),
 )
 

@@ -15,6 +15,7 @@ from ._similarity import embeddings, positions, ranks
 _backend.register(
     "pairwise_softplus",
     triton=_backend.Kernel((torch.float32,), max_width=1024),
+    cpp=_backend.Kernel((torch.float32,)),
     torch=_backend.Kernel((torch.float64, torch.float32)),
 )
 
