@@ -30,7 +30,7 @@ def _cpu() -> tuple[Problem, ...]:
         Problem("siglip", 4096, 4096, 512, budget_s=25),
         Problem("dcl", 8192, 8192, 128, budget_s=60),
         Problem("info-nce", 4096, 4096, 128),
-        Problem("multi-positive", 512, 512, 128, budget_s=20),
+        Problem("multi-positive", 256, 256, 128, budget_s=20),
         Problem("hard-negatives", 2048, 2048, 128),
         Problem("uniformity", 4096, 4096, 128),
         Problem("vocabulary", 1024, 30522, 256, budget_s=30),

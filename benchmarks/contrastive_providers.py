@@ -92,14 +92,6 @@ def _loss(module: str, name: str, *args: Any, **kwargs: Any) -> Any:
     return getattr(importlib.import_module(module), name)(*args, **kwargs)
 
 
-def _lightly_bank(x: Inputs) -> Tensor:
-    # Lightly's form of it: the bank is set, and does not take the keys in.
-    loss = _loss("lightly.loss", "NTXentLoss", TAU, memory_bank_size=tuple(x["queue"].shape))
-    loss.memory_bank.init_memory_bank(tuple(x["queue"].shape))
-    loss.memory_bank.bank = x["queue"].T
-    return loss(x["x"], x["y"].detach())
-
-
 def _pml(name: str) -> Form:
     return lambda x: _loss("pytorch_metric_learning.losses", name, temperature=TAU)(x["x"], x["labels"])
 
@@ -124,7 +116,7 @@ def _both(call: Callable[[Any, Inputs], Tensor], **peers: Form) -> dict[str, For
 
 CASES = {
     "moco": Case(
-        "MoCo", _queue, _both(lambda f, x: f.moco(x["x"], x["y"], x["queue"], TAU), lightly=_lightly_bank),
+        "MoCo", _queue, _both(lambda f, x: f.moco(x["x"], x["y"], x["queue"], TAU)),
         (1, 2), ("x",),
     ),
     "supcon": Case(

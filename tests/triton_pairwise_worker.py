@@ -124,7 +124,7 @@ def check_softmax_deterministic():
 
 def check_float16_weights():
     """Weights of the order of 1 / n, under upstream gradients of any size, of rows whose shares differ."""
-    for size, normalize in itertools.product((2.0**-40, 1.0, 2.0**40), (True, False)):
+    for size in (2.0**-40, 1.0, 2.0**40):
         x, y = of_logsumexp.problem(20, 700, 16, torch.float16)
         leaves = [t.float().requires_grad_() for t in (x, y)]
         upstream = torch.linspace(0.01, -1, 20) * size
@@ -141,7 +141,7 @@ def check_float16_weights():
 
 
 def check_softmax_gradient_of_given_lse():
-    """A ring over processes gives the log-sum-exp over all blocks of y; rows and columns may also have one term only."""
+    """A ring over processes gives the log-sum-exp over all blocks of y. Either of the two terms may be absent."""
     x, y = of_logsumexp.problem(33, 20, 24)
     for scale, bounded in ((2.0, True), (-90.0, False), (0.0, False)):
         s = torch.tensor(scale)

@@ -56,9 +56,11 @@ def _bwd_sliced(block_m: int, block_n: int, block_d: int, num_warps: int, num_st
 FALLBACK = 0  # any other architecture: mma.sync tiles that fit 99 KiB of shared memory
 ARCHITECTURES = {(8, 0): 80, (9, 0): 90, (10, 0): 100, (10, 3): 100}
 
+Table = dict[int, dict[int, dict[int, tuple[Config, ...]]]]
+
 # tile loop -> architecture -> bytes an element -> largest width -> configurations, the largest row block first.
 # Rows decide how often the column blocks are read again: 128 where registers and shared memory allow it.
-TABLE = {
+TABLE: dict[str, Table] = {
     "sums": {
         FALLBACK: {
             2: {64: (_fwd(64, 64, 64, 4, 2),), 1024: (_fwd(64, 64, 64, 4, 3, resident=False),)},
@@ -153,10 +155,70 @@ TABLE = {
     },
 }
 
+
+def _like(loop: str, changes: dict[int, dict[int, dict[int, Config]]]) -> Table:
+    """The first choices of another loop, but for these: column splits keep processors busy, not smaller row blocks."""
+    return {
+        arch: {
+            size: {limit: (found[0],) for limit, found in classes.items()}
+            | {limit: (config,) for limit, config in changes.get(arch, {}).get(size, {}).items()}
+            for size, classes in sizes.items()
+        }
+        for arch, sizes in TABLE[loop].items()
+    }
+
+
+# Gradients of the engine: beside the products, its loops hold ids, or sums over rows, or scale their own sum.
+TABLE["pairwise"] = _like(
+    "gradient",
+    {
+        80: {2: {128: _bwd(128, 32, 128, 8, 2), 256: _bwd(64, 64, 256, 8, 2)}},
+        90: {
+            2: {512: _bwd(64, 32, 512, 8, 2, mask_all=True), 1024: _bwd(32, 16, 256, 8, 2)},
+            4: {128: _bwd(128, 16, 64, 8, 2)},
+        },
+        100: {2: {1024: _bwd(32, 16, 256, 8, 2)}, 4: {64: _bwd(64, 32, 64, 8, 2)}},
+    },
+)
+TABLE["attend"] = _like(
+    "pairwise",
+    {
+        FALLBACK: {4: {1024: _bwd_sliced(64, 16, 32, 8, 3, block_slice=128)}},
+        80: {
+            2: {128: _bwd(128, 64, 128, 8, 2), 512: _bwd(32, 32, 512, 8, 2)},
+            4: {64: _bwd(64, 16, 64, 8, 1)},
+        },
+        90: {4: {64: _bwd(128, 32, 64, 8, 2)}},
+    },
+)
+TABLE["softplus"] = _like(
+    "pairwise",
+    {
+        80: {2: {512: _bwd(32, 32, 512, 8, 2)}},
+        90: {
+            2: {256: _bwd(128, 32, 128, 8, 2)},
+            4: {64: _bwd(128, 32, 64, 8, 2), 128: _bwd_sliced(64, 32, 32, 8, 3, block_slice=128)},
+        },
+        100: {
+            2: {
+                64: _bwd(128, 32, 64, 8, 2),
+                128: _bwd(128, 32, 128, 8, 3),
+                256: _bwd(128, 32, 256, 8, 2),
+                1024: _bwd_sliced(64, 32, 64, 8, 3, block_slice=128),
+            },
+            4: {1024: _bwd_sliced(64, 16, 32, 8, 3, block_slice=128)},
+        },
+    },
+)
+
 # Rows that are not whole 16-byte words cannot be copied asynchronously: small tiles, on every architecture.
+_RAGGED = replace(_bwd_sliced(32, 16, 32, 4, 2, block_slice=128), mask_all=True)
 RAGGED = {
     "sums": (_fwd(64, 32, 32, 4, 2, resident=False),),
     "gradient": (_bwd_sliced(32, 32, 32, 4, 2, block_slice=128),),
+    "pairwise": (_RAGGED,),
+    "attend": (_RAGGED,),
+    "softplus": (_RAGGED,),
 }
 
 REDUCTION = Config(block_m=4096, num_warps=32)  # one program over a [m] array

@@ -170,8 +170,8 @@ def ntxent_bwd_kernel(
     coef = tl.load(grad) / (tau * m).to(tl.float32)
     state = (plain, factor, rate, (rate * LOG2E).to(tl.float32), w_shift, level_i, factor_i, lse, None, None)
     gradient(
-        grad_zn, zn, zn, None, None, n, row0, row_mask, m, m, 0, m, coef * tl.exp2(-w_shift), softmax_weights, state, None,
-        WIDTH, BLOCK_D, BLOCK_M, BLOCK_N, RESIDENT, BLOCK_SLICE, MASK_ALL, PRECISION,
+        grad_zn, zn, zn, None, None, n, row0, row_mask, m, m, 0, m, coef * tl.exp2(-w_shift),
+        softmax_weights, state, None, WIDTH, BLOCK_D, BLOCK_M, BLOCK_N, RESIDENT, BLOCK_SLICE, MASK_ALL, PRECISION,
     )  # fmt: skip
 
     # Whole rows at a time from here on: registers cannot hold the sums beside the inputs, so they went through memory.

@@ -1,7 +1,7 @@
 """Device functions shared by the tiled contrastive kernels: loads, products, masks and stable scalar functions."""
 
 # What the compiler of @triton.jit wants differs from plain Python: no starred tuples, types settled by if-else.
-# ruff: noqa: RUF005, SIM108
+# ruff: noqa: RUF005, SIM108, SIM114
 
 import triton
 import triton.language as tl
