@@ -52,7 +52,7 @@ def small_blocks(block_m, block_n, block_d, splits, resident=True, mask_all=Fals
     """Make every launch use these blocks, so that a small problem has many tiles."""
     forward = launch.Config(block_m, block_n, block_d, resident=resident)
     backward = replace(forward, block_slice=2 * block_d, mask_all=mask_all)
-    launch.pick = lambda loop, *_: forward if loop == "sums" else backward
+    launch.pick = lambda loop, *_: forward if loop == "pairwise_sums" else backward
     launch.splits = lambda *_, **__: splits
 
 
@@ -123,21 +123,22 @@ def check_softmax_deterministic():
 
 
 def check_float16_weights():
-    """Weights of the order of 1 / n, under upstream gradients of any size, of rows whose shares differ."""
+    """Weights of the order of 1 / n, under upstream gradients of any size, and of rows with a small share of it."""
     for size in (2.0**-40, 1.0, 2.0**40):
         x, y = of_logsumexp.problem(20, 700, 16, torch.float16)
         leaves = [t.float().requires_grad_() for t in (x, y)]
-        upstream = torch.linspace(0.01, -1, 20) * size
+        upstream = torch.logspace(0, -4, 20) * size
         grads = []
         for products in (torch.float16, torch.float32):
-            scale = torch.tensor(0.3)
             row_lse, col_lse, _ = torch.ops.fastssl.pairwise_logsumexp(
-                *leaves, scale, None, None, products, False, True, False, "triton"
+                *leaves, torch.tensor(0.3), None, None, products, False, True, False, "triton"
             )
-            total = (row_lse * upstream).sum() + (col_lse[:20] * upstream.flip(0)).sum()
-            grads.append(torch.autograd.grad(total, leaves))
-        for half, full in zip(*grads, strict=True):
+            for total in ((row_lse * upstream).sum(), (row_lse * upstream).sum() - (col_lse[:20] * upstream).sum()):
+                grads += torch.autograd.grad(total, leaves, retain_graph=True)
+        for half, full in zip(grads[:4], grads[4:], strict=True):
             assert (half - full).abs().max() <= 4 * torch.finfo(torch.float16).eps * full.abs().max()
+        error = (grads[0] - grads[4]).abs().amax(1) / grads[4].abs().amax(1)
+        assert error.max() <= 8 * torch.finfo(torch.float16).eps, error
 
 
 def check_softmax_gradient_of_given_lse():
@@ -186,9 +187,27 @@ def check_scale_forms():
     # As for x on a GPU and a scale on the CPU. The interpreter would pass a bare float on as it is.
     scalar = tl.tensor(TensorHandle(np.array([0.25], dtype=np.float32), tl.float32), tl.float32)
     launch.readable = lambda *_: scalar
-    for other in (*others, results(torch.tensor(0.25))):
+    others.append(results(torch.tensor(0.25)))
+    launches = Launches(logsumexp_kernels)
+    logsumexp_kernels._surely_plain = lambda _: True
+    others.append(results(torch.tensor(0.25)))
+    assert launches.count == 5  # sums, two logarithms, and two gradients of the sigmoid loss
+    for other in others:
         for a, b in zip(first, other, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def check_softplus_of_one_pair():
+    """Every digit of the term and of its derivative, however small."""
+    one, ids = torch.ones(1, 1), torch.zeros(1, dtype=torch.int32)
+    for t in (-80.0, -20.0, -5.0, -1.0, -0.6, -0.3, -1e-3, 0.0, 1e-3, 0.3, 0.6, 1.0, 2.0, 5.0, 20.0, 300.0):
+        total, *_, grad_bias = softplus_kernels.pairwise_softplus_fwd(
+            one * t, one, torch.tensor(1.0), torch.zeros(1), ids, ids + 1, torch.float32, False, False, False
+        )
+        exact = torch.tensor(t, dtype=torch.float64)
+        tolerance = torch.finfo(torch.float32).eps * (3 + abs(t))  # exp(t) enlarges a rounding of t by t
+        for found, want in ((total, torch.nn.functional.softplus(exact, threshold=1e3)), (grad_bias, exact.sigmoid())):
+            assert (found.double() - want).abs() <= tolerance * want, (t, found, want)
 
 
 def check_softplus():

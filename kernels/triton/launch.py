@@ -168,7 +168,21 @@ def _like(loop: str, changes: dict[int, dict[int, dict[int, Config]]]) -> Table:
     }
 
 
-# Gradients of the engine: beside the products, its loops hold ids, or sums over rows, or scale their own sum.
+# The engine: beside the products, its loops hold ids, or sums over rows, or scale their own sum.
+TABLE["pairwise_sums"] = _like(
+    "sums",
+    {
+        FALLBACK: {
+            2: {1024: _fwd(64, 64, 64, 8, 3, resident=False)},
+            4: {1024: _fwd(64, 16, 32, 4, 2, resident=False)},
+        },
+        80: {4: dict.fromkeys((128, 1024), _fwd(128, 32, 32, 4, 3, resident=False))},
+        100: {
+            2: {512: _fwd(128, 32, 512, 8, 3), 1024: _fwd(128, 128, 64, 8, 2, resident=False)},
+            4: {1024: _fwd(128, 64, 32, 8, 4, resident=False)},
+        },
+    },
+)
 TABLE["pairwise"] = _like(
     "gradient",
     {
@@ -196,7 +210,7 @@ TABLE["softplus"] = _like(
     {
         80: {2: {512: _bwd(32, 32, 512, 8, 2)}},
         90: {
-            2: {256: _bwd(128, 32, 128, 8, 2)},
+            2: {128: _bwd(128, 32, 128, 8, 2), 256: _bwd(128, 32, 128, 8, 2)},
             4: {64: _bwd(128, 32, 64, 8, 2), 128: _bwd_sliced(64, 32, 32, 8, 3, block_slice=128)},
         },
         100: {
@@ -216,6 +230,7 @@ _RAGGED = replace(_bwd_sliced(32, 16, 32, 4, 2, block_slice=128), mask_all=True)
 RAGGED = {
     "sums": (_fwd(64, 32, 32, 4, 2, resident=False),),
     "gradient": (_bwd_sliced(32, 32, 32, 4, 2, block_slice=128),),
+    "pairwise_sums": (_fwd(64, 32, 32, 4, 2, resident=False),),
     "pairwise": (_RAGGED,),
     "attend": (_RAGGED,),
     "softplus": (_RAGGED,),

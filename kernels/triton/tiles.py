@@ -152,7 +152,7 @@ def normalize(x):
     """Return x / max(|x|, 1e-12) and the factor, for rows of any magnitude.  # [BLOCK_M, BLOCK_D], [BLOCK_M]"""
     # Only large rows can overflow: below 2^50 the squares fit, and what underflows is far below 1e-12.
     # A power of two costs no rounding. NaN and inf reach the output whatever tl.max makes of them.
-    scale = tl.where(tl.max(tl.abs(x), axis=1) > 1.125899906842624e15, 1.262177448353619e-29, 1.0)  # 2^50, 2^-96
+    scale = tl.where(tl.max(tl.abs(x), axis=1) > 1.125899906842624e15, 8.271806125530277e-25, 1.0)  # 2^50, 2^-80
     x = x * scale[:, None]
     norm = tl.sqrt_rn(tl.sum(x * x, axis=1))
     inv = tl.where(norm <= EPS, 1.0 / EPS, tl.div_rn(tl.full(norm.shape, 1.0, tl.float32), norm))
