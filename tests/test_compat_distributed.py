@@ -8,9 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("compat_worker.py")
 CASES = 28
 

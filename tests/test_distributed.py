@@ -23,7 +23,6 @@ import report_distributed
 from fastssl.functional import _circulate, _distributed, ntxent
 from fastssl.functional._peers import Peers, peers
 
-pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("distributed_worker.py")
 OTHERS = ("ntxent", "info_nce", "clip", "siglip", "supcon")
 
