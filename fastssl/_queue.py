@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from . import _checks
 from .functional._circulate import gather
-from .functional._distributed import Processes
 from .functional._peers import Peers, peers
 
 
@@ -85,4 +84,4 @@ class Queue(nn.Module):
 def gather_rows(x: Tensor, among: Peers | None = None) -> Tensor:
     """Return the rows of all processes in rank order, of which each may have another number; without gradient."""
     among = among or peers(True, len(x), x.device)
-    return gather([x], among.sizes)[0] if isinstance(among, Processes) else x.detach()  # type: ignore[no-any-return]
+    return x.detach() if among.count == 1 else gather([x], among.sizes)[0]  # type: ignore[attr-defined, no-any-return]

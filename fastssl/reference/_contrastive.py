@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -126,8 +128,8 @@ def alignment(z0: Tensor, z1: Tensor, alpha: float = 2.0) -> Tensor:
 
 def uniformity(z: Tensor, t: float = 2.0) -> Tensor:
     z = F.normalize(z, dim=1)
-    i, j = torch.triu_indices(len(z), len(z), 1, device=z.device)
-    return (z[i] - z[j]).square().sum(1).mul(-t).exp().mean().log()
+    potentials = (2 * t * (z @ z.T - 1)).masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), -torch.inf)
+    return potentials.flatten().logsumexp(0) - math.log(len(z) * (len(z) - 1))
 
 
 def linear_cross_entropy(
