@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+from contrastive_providers import Problem as ContrastiveProblem
 from masking_providers import Problem
 from memory import measure_case, peak_extra_bytes
 
@@ -61,3 +62,17 @@ def test_streaming_memory_does_not_grow_but_for_results(case: str) -> None:
     small, large = (masking_peak(case, "fwd_bwd", "fastssl-torch", n) for n in (128, 256))
     results = {"restore": TOKENS + KEPT + 128, "loss": TOKENS}[case]
     assert large - small < 2 * 4 * results * WIDTH + 8e6
+
+
+@pytest.mark.parametrize(
+    ("case", "m", "n", "d"),
+    [("moco", 256, 65536, 128), ("supcon", 2048, 2048, 128), ("clip", 2048, 2048, 256), ("siglip", 2048, 2048, 256),
+     ("dcl", 2048, 2048, 128), ("info-nce", 2048, 2048, 128), ("vocabulary", 256, 8192, 128)],
+)  # fmt: skip
+def test_contrastive_losses_take_the_memory_of_their_rows(case: str, m: int, n: int, d: int) -> None:
+    problem = asdict(ContrastiveProblem(case, m, n, d))
+    peak = measure_case("contrastive_providers", {"problem": problem, "provider": "fastssl"})["peak_bytes"]
+    rows = m if case == "moco" else m + n  # nothing of a queue's size is made
+    assert peak < 8 * 4 * rows * d + 2e6
+    if case != "moco":
+        assert peak < 4 * m * n * (2 if case == "dcl" else 1)  # scores alone; of both views, four such matrices

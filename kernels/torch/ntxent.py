@@ -1,10 +1,12 @@
-"""NT-Xent in torch ops, a block of rows at a time: O(m d) memory, any device, float64, second derivatives."""
+"""NT-Xent in torch ops, on the pairwise blocks: O(m d) memory, any device, float64, second derivatives."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import torch
+
+from .pairwise_logsumexp import pairwise_logsumexp_bwd, pairwise_logsumexp_fwd
 
 EPS = 1e-12  # of torch.nn.functional.normalize
 
@@ -35,6 +37,11 @@ def _inverse(temperature: torch.Tensor) -> torch.Tensor:
     return torch.where(tau > 0, 1 / tau, torch.nan)
 
 
+def _pairs(zn: torch.Tensor) -> torch.Tensor:
+    """Return the same id for a row and its positive, which are left out of the tiles."""
+    return torch.arange(len(zn) // 2, dtype=torch.int32, device=zn.device).repeat(2)
+
+
 def _blocks(zn: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
     """Yield row blocks with their two masked columns: (rows, index of self [b, 1], index of positive [b, 1]).
 
@@ -55,14 +62,13 @@ def ntxent_fwd(z0: torch.Tensor, z1: torch.Tensor, temperature: torch.Tensor) ->
     zn = kept.to(zn.dtype)
     inv_tau = _inverse(temperature)
     pos = (zn * _partner(zn)).sum(1).double() * inv_tau
-    nll = torch.empty_like(pos)
-    for rows, own, partner in _blocks(zn):
-        scores = (zn[rows] @ zn.T).scatter_(1, own, -torch.inf).scatter_(1, partner, -torch.inf)
-        level = scores.amax(1, keepdim=True).clamp_min_(-2)  # finite for a single pair, which has no negatives
-        total = scores.sub_(level).mul_(inv_tau).exp_().sum(1)
-        excess = total.double().log() + level[:, 0].double() * inv_tau - pos[rows]
-        nll[rows] = torch.logaddexp(torch.zeros_like(excess), excess)
-    nll, lse = nll.to(zn.dtype), pos + nll
+    ids = _pairs(zn)
+    negatives = pairwise_logsumexp_fwd(zn, None, inv_tau, ids, ids, z0.dtype, True, False, False)[0]
+    excess = negatives - pos
+    nll = torch.logaddexp(torch.zeros_like(excess), excess)
+    # A temperature that is not positive gives NaN even to a single pair, which has no negatives.
+    nll = torch.where(inv_tau.isnan(), torch.nan, nll)
+    lse, nll = pos + nll, nll.to(zn.dtype)
     return nll.mean(), kept, inv_norm[:, 0].clone(), lse, nll
 
 
@@ -73,19 +79,13 @@ def ntxent_bwd(
     """Return grad_z0 [N, d], grad_z1 [N, d] and grad_temperature []."""
     zn = zn.to(nll.dtype)
     inv_tau = _inverse(temperature)
-    grad_zn = torch.empty_like(zn)
-    # p_ij = exp((s_ij - level_i) / tau) rest_i: the difference is exact where it matters, s_ij / tau would be rounded.
-    level = (lse / inv_tau).to(zn.dtype)
-    rest = (level.double() * inv_tau - lse).exp().to(zn.dtype)
-    for rows, own, partner in _blocks(zn):
-        scores = zn[rows] @ zn.T
-        weights = (scores - level[rows, None]).mul_(inv_tau).exp_().mul_(rest[rows, None])
-        weights += scores.sub_(level).mul_(inv_tau).exp_().mul_(rest)
-        weights.scatter_(1, own, 0).scatter_(1, partner, 0)
-        grad_zn[rows] = weights @ zn
+    ids = _pairs(zn)
+    grad_zn = pairwise_logsumexp_bwd(
+        torch.ones_like(nll), None, zn, None, inv_tau, ids, ids, lse, None, z0.dtype, True, True, False
+    )[0]
     miss = -torch.expm1(-nll)  # 1 - p_{i, p(i)}, exact where the loss is tiny
-    grad_zn -= (miss + _partner(miss))[:, None] * _partner(zn)
-    grad_zn *= (grad * inv_tau / zn.shape[0]).to(zn.dtype)
+    grad_zn -= (miss + _partner(miss))[:, None] * _partner(zn) * inv_tau.to(zn.dtype)
+    grad_zn *= (grad / zn.shape[0]).to(zn.dtype)
     dot = (grad_zn * zn).sum(1)
     grad_temperature = -0.5 * inv_tau * dot.sum()
     grad_zn -= torch.where(inv_norm < 1 / EPS, dot, 0)[:, None] * zn
