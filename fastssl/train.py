@@ -109,7 +109,7 @@ def fit(
             that the method starts with.
         precision: "32-true", "16-mixed" or "bf16-mixed".
         accelerator: as for Lightning's Trainer: "auto", "cpu", "gpu" ...
-        devices: number of devices; 1 until losses span processes.
+        devices: number of devices; 1, as `fit` trains in one process.
         workers: processes that read images; by default 0 for images in memory, else up to 8.
         resume: continue the run in `out` if there is one; the settings must be the same.
         overwrite: delete the run in `out` first.
@@ -155,8 +155,8 @@ def fit(
     check("devices", devices, int, 1)
     if devices > 1:
         raise ValueError(
-            f"devices: got {devices}, want 1: the negatives of other processes are not in the loss yet, and a run "
-            "without them would train something else"
+            f"devices: got {devices}, want 1: fit trains in one process; for several, the losses take "
+            "gather_distributed=True in a loop of your own"
         )
     _check_size(method, images)
     if not knn_every:

@@ -353,7 +353,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, some):
         ({"knn_every": -1}, ValueError, "knn_every: got -1"),
         ({"workers": -1}, ValueError, "workers: got -1"),
         ({"log_every": 0}, ValueError, "log_every: got 0"),
-        ({"devices": 2}, ValueError, "devices: got 2, want 1: the negatives of other processes"),
+        ({"devices": 2}, ValueError, "devices: got 2, want 1: fit trains in one process"),
         (
             {"method": methods.MAE(methods.small_vit(1, 16), decoder_dim=16, decoder_depth=1, decoder_heads=2)},
             ValueError,
