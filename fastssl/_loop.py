@@ -278,8 +278,8 @@ def train(run: Run, state: dict[str, Any] | None, *, accelerator: str, devices: 
         trainer = _trainer(run, accelerator, devices)
         if trainer.world_size > 1:
             raise RuntimeError(
-                f"fit: got {trainer.world_size} processes, want 1; for several, the losses take gather_distributed=True "
-                "in a loop of your own"
+                f"fit: got {trainer.world_size} processes, want 1; for several, the losses take "
+                "gather_distributed=True in a loop of your own"
             )
         module = _Module(run, stop, bar, lines=progress and bar.disable)
         try:
