@@ -47,9 +47,9 @@ def training_step(
 
 
 def preload(n: int, chunk_size: int) -> None:
-    """Import what the call of `memory_case` needs."""
-    importlib.import_module("timm")
-    importlib.import_module("fastssl.data").load("digits")
+    """Import what the call of `memory_case` needs, and run nothing: threads that an operation starts die in a fork."""
+    for module in ("timm", "fastssl.data", "fastssl.methods", "fastssl.transforms"):
+        importlib.import_module(module)
 
 
 def memory_case(n: int, chunk_size: int, device: str) -> tuple[Callable[[], Any], dict[str, Callable[[], Any]]]:
