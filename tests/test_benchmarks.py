@@ -265,6 +265,9 @@ def test_gpu_check_gathers_what_its_steps_found(tmp_path, monkeypatch, capsys):
     rows = {
         "ntxent": {"op": "ntxent", "mode": "fwd_bwd", "dtype": "bfloat16", "m": 512, "d": 128, "provider": "fastssl",
                    "time_ms": 0.1, "peak_mib": 1.0, "fraction_of_matmul": 0.5, "time_over_fastssl": 1.0},
+        "contrastive": {"op": "contrastive", "title": "CLIP", "mode": "fwd_bwd", "dtype": "bfloat16", "m": 512,
+                        "n": 512, "d": 128, "provider": "fastssl", "time_ms": 0.2, "peak_mib": None, "fraction_of_matmul": 0.5,
+                        "time_over_fastssl": 1.0},
         "augment": {"op": "augment", "title": "SimCLR 224", "batch": 256, "provider": "fastssl", "time_ms": 0.0012,
                     "time_over_fastssl": 1.0, "predicted_h200_us": 0.14},
         "masking": {"op": "masking", "case": "restore", "title": "restore", "n": 256, "length": 196, "mode": "fwd_bwd",

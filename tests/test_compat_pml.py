@@ -141,7 +141,9 @@ def test_nothing_is_lost_at_small_temperatures() -> None:
     near = torch.tensor([[1.0, 0.0], [1.0, 0.001], [-1.0, 0.1], [0.05, 1.0], [0.0, 1.0]], requires_grad=True)
     labels = torch.tensor([0, 0, 1, 2, 2])
     exact = here.SupConLoss(0.02)(near.double(), labels)
-    torch.testing.assert_close(here.SupConLoss(0.02)(near, labels).double(), exact, rtol=1e-4, atol=1e-12)
+    # A sum that holds the positives is as good as the floor of accuracy.py for float32, and no better.
+    atol = 16 * torch.finfo(torch.float32).eps
+    torch.testing.assert_close(here.SupConLoss(0.02)(near, labels).double(), exact, rtol=1e-4, atol=atol)
 
 
 def test_large_batches_need_no_memory_for_triplets() -> None:
