@@ -67,7 +67,7 @@ def test_streaming_memory_does_not_grow_but_for_results(case: str) -> None:
 @pytest.mark.parametrize(
     ("case", "m", "n", "d"),
     [("moco", 256, 65536, 128), ("supcon", 2048, 2048, 128), ("clip", 2048, 2048, 256), ("siglip", 2048, 2048, 256),
-     ("dcl", 2048, 2048, 128), ("info-nce", 2048, 2048, 128), ("vocabulary", 256, 8192, 128)],
+     ("dcl", 2048, 2048, 128), ("info-nce", 2048, 2048, 128), ("vocabulary", 1024, 8192, 128)],
 )  # fmt: skip
 def test_contrastive_losses_take_the_memory_of_their_rows(case: str, m: int, n: int, d: int) -> None:
     problem = asdict(ContrastiveProblem(case, m, n, d))
