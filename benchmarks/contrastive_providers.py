@@ -7,16 +7,16 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import provided
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastssl import _backend, functional, reference, use_backend
+from fastssl import functional, reference
 
 Inputs = dict[str, Tensor]
 Form = Callable[[Inputs], Tensor]
@@ -110,7 +110,7 @@ def _both(call: Callable[[Any, Inputs], Tensor], **peers: Form) -> dict[str, For
         "fastssl": lambda x: call(functional, x),
         "eager": lambda x: call(reference, x),
         "compile": lambda x: call(reference, x),
-        **{name.replace("_", "-") if name == "info_nce_pytorch" else name: form for name, form in peers.items()},
+        **peers,
     }
 
 
@@ -144,7 +144,7 @@ CASES = {
         "InfoNCE", _views,
         _both(
             lambda f, x: f.info_nce(x["x"], x["y"], temperature=TAU),
-            info_nce_pytorch=lambda x: _loss("info_nce", "InfoNCE", TAU)(x["x"], x["y"]),
+            **{"info-nce-pytorch": lambda x: _loss("info_nce", "InfoNCE", TAU)(x["x"], x["y"])},
         ),
         (1, 4),
     ),
@@ -169,17 +169,12 @@ CASES = {
 
 def backends(problem: Problem, device: str) -> list[str]:
     """Backends of fastssl that run a problem here; `auto` takes the first."""
-    like = torch.empty(1, problem.d, device=device)
-    # Triton's interpreter checks kernels on a CPU; its time says nothing.
-    names = [b for b in _backend.BACKENDS if not (b == "triton" and like.device.type == "cpu")]
-    return [b for b in names if _backend.why_not("pairwise_logsumexp", b, like) is None]
+    return provided.backends("pairwise_logsumexp", torch.empty(1, problem.d, device=device))
 
 
 def available(problem: Problem, device: str) -> list[str]:
     """Names of the problem's providers that can run here; the backend that `auto` takes is left to "fastssl"."""
-    forced = [f"fastssl-{b}" for b in backends(problem, device)[1:]]
-    names = [name for name in CASES[problem.case].forms if importlib.util.find_spec(PACKAGES.get(name, "torch"))]
-    return [n for n in names + forced if problem.providers is None or n in problem.providers]
+    return provided.available(CASES[problem.case].forms, PACKAGES, backends(problem, device), problem.providers)
 
 
 def build(problem: Problem, provider: str) -> Form:
@@ -187,15 +182,7 @@ def build(problem: Problem, provider: str) -> Form:
     forms = CASES[problem.case].forms
     if provider == "compile":
         return torch.compile(forms[provider], dynamic=False)  # static shapes, the best case of the compiler
-    if provider in forms:
-        return forms[provider]
-    own, backend = forms["fastssl"], provider.removeprefix("fastssl-")
-
-    def forced(x: Inputs) -> Tensor:
-        with use_backend(backend):
-            return own(x)
-
-    return forced
+    return forms[provider] if provider in forms else provided.on_backend(forms["fastssl"], provider)
 
 
 def make_inputs(problem: Problem, device: str, seed: int = 0) -> Inputs:

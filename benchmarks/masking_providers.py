@@ -13,12 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import provided
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastssl import _backend, functional, use_backend
 from fastssl import _bench_masking as eager
+from fastssl import functional
 from fastssl._normalization import channel_statistics
 
 PATCH, CHANNELS = 16, 3
@@ -331,16 +332,12 @@ _COMPILER = ("torch._dynamo", "torch._inductor.compile_fx")
 def backends(problem: Problem, device: str) -> list[str]:
     """Backends of fastssl that run a problem here; `auto` takes the first."""
     like = torch.empty(1, 1, problem.dim, dtype=getattr(torch, problem.dtype), device=device)
-    # Triton's interpreter checks kernels on a CPU; its time says nothing.
-    names = [b for b in _backend.BACKENDS if not (b == "triton" and like.device.type == "cpu")]
-    return [b for b in names if _backend.why_not(CASES[problem.case].op, b, like) is None]
+    return provided.backends(CASES[problem.case].op, like)
 
 
 def available(problem: Problem, device: str) -> list[str]:
     """Names of the problem's providers that can run here; the backend that `auto` takes is left to "fastssl"."""
-    forced = [f"fastssl-{b}" for b in backends(problem, device)[1:]]
-    names = [name for name in CASES[problem.case].forms if importlib.util.find_spec(PACKAGES.get(name, "torch"))]
-    return [n for n in names + forced if problem.providers is None or n in problem.providers]
+    return provided.available(CASES[problem.case].forms, PACKAGES, backends(problem, device), problem.providers)
 
 
 def build(problem: Problem, provider: str) -> Form:
@@ -348,13 +345,7 @@ def build(problem: Problem, provider: str) -> Form:
     forms = CASES[problem.case].forms
     if provider in forms:
         return forms[provider](problem)
-    own, backend = forms["fastssl"](problem), provider.removeprefix("fastssl-")
-
-    def forced(x: Inputs) -> Outputs:
-        with use_backend(backend):
-            return own(x)
-
-    return forced
+    return provided.on_backend(forms["fastssl"](problem), provider)
 
 
 def make_inputs(problem: Problem, device: str, seed: int = 0) -> Inputs:

@@ -11,6 +11,7 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import provided
 import torch
 
 TEMPERATURE = 0.5
@@ -84,13 +85,7 @@ PROVIDERS = {
 
 def backends(device: str, dtype: torch.dtype, d: int) -> list[str]:
     """Backends of fastssl that run embeddings of that kind here; `auto` takes the first."""
-    from fastssl import _backend
-
-    importlib.import_module("fastssl.functional")
-    like = torch.empty(1, d, dtype=dtype, device=device)
-    # Triton's interpreter checks kernels on a CPU; its time says nothing.
-    names = [b for b in _backend.BACKENDS if not (b == "triton" and like.device.type == "cpu")]
-    return [b for b in names if _backend.why_not("ntxent", b, like) is None]
+    return provided.backends("ntxent", torch.empty(1, d, dtype=dtype, device=device))
 
 
 @functools.cache
