@@ -10,7 +10,7 @@ import pytest
 import torch
 from accuracy import assert_close_to_exact
 from conftest import DEVICES, runnable
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -176,6 +176,8 @@ def test_strides(device: str, backend: str, nan_filled: None) -> None:
     y_fixed=st.booleans(),
     normalize=st.booleans(),
 )
+@example(m=1, n=2, d=1, dtype=torch.float32, scale=1e-45, kinds=0, y_fixed=False, normalize=False)
+@example(m=9, n=20, d=5, dtype=torch.float16, scale=-1e-37, kinds=3, y_fixed=False, normalize=True)
 def test_any_problem(
     backend: str, m: int, n: int, d: int, dtype: torch.dtype, scale: float, kinds: int, y_fixed: bool, normalize: bool
 ) -> None:

@@ -120,6 +120,8 @@ def _levels(
     if lse is None or grad is None:
         return None, None
     empty = lse == -torch.inf
-    level = torch.where(empty | (magnitude == 0), 0.0, lse / magnitude).to(dtype)
+    # Where no exponential can overflow, none needs a level, which in units of such scores might itself overflow.
+    plain = magnitude * torch.finfo(dtype).max < 64
+    level = torch.where(empty | plain, 0.0, lse / magnitude).to(dtype)
     rest = torch.where(empty, 0.0, (level.double() * magnitude - lse).exp() * grad.double())
     return level, rest.to(dtype)
