@@ -69,7 +69,6 @@ def kernels(z0, z1, tau, grad):
 
 
 def compare(z0, z1, tau, what):
-    kernels(z0, z1, torch.tensor(tau), torch.tensor(-1.7))  # shapes, types
     try:
         with fastssl.use_backend("triton"):
             assert_accurate(fastssl.functional.ntxent, z0, z1, tau, upstream=-1.7, tiles_differ=True)
@@ -86,11 +85,18 @@ def small_blocks(block_m, block_n, block_d, splits, resident=True, mask_all=Fals
 
 
 def check_sizes():
-    for n, d in itertools.product((1, 2, 3, 7, 33, 64, 65, 129), (1, 3, 16, 64, 96, 128, 257)):
-        if n * d <= 65 * 257:
-            compare(*views(n, d), 0.5, f"N {n} d {d}")
+    """Every number of rows with one width or two, and every width with one number of rows or two."""
+    widths = itertools.cycle((16, 1, 64, 3, 257, 96, 128))
+    for n, d in zip((1, 2, 3, 7, 33, 64, 65, 129) * 2, widths, strict=False):
+        compare(*views(n, d), 0.5, f"N {n} d {d}")
     for n, d in ((9, 512), (5, 1000), (3, 1024)):
         compare(*views(n, d), 0.1, f"N {n} d {d}")
+
+
+def check_results():
+    """Shapes, types and layouts of everything a kernel returns."""
+    for (n, d), dtype in itertools.product(((1, 1), (7, 3), (33, 64), (3, 1024)), (torch.float32, torch.float16)):
+        kernels(*views(n, d, dtype), torch.tensor(0.5), torch.tensor(-1.7))
 
 
 def check_dtypes():
