@@ -32,6 +32,7 @@ def _cpu() -> tuple[Problem, ...]:
         Problem("info-nce", 4096, 4096, 128),
         Problem("multi-positive", 256, 256, 128, budget_s=20),
         Problem("hard-negatives", 2048, 2048, 128),
+        Problem("uniformity", 2048, 2048, 128),
         Problem("vocabulary", 1024, 30522, 256, budget_s=30),
         Problem("moco", 256, 65536, 128, "bfloat16", ("fastssl",), 2),
         Problem("clip", 4096, 4096, 512, "bfloat16", ("fastssl",), 3),
