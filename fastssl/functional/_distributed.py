@@ -130,8 +130,7 @@ class Processes(Peers):
 
     @torch.compiler.disable
     def class_sums(self, ids: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        found: tuple[Tensor, Tensor] = _ClassSums.apply(self._circulate(self.sizes), ids, x)
-        return found
+        return _class_sums(self._circulate(self.sizes), ids, x)
 
     @torch.compiler.disable
     def all_ids(self, ids: Tensor) -> Ids:
@@ -337,24 +336,8 @@ class _Softplus(torch.autograd.Function):
         return None, grad_x, grad_y, grad_scale, grad_bias, *(None,) * 6
 
 
-class _ClassSums(torch.autograd.Function):
-    """Sums M x over the rows of all processes with each row's id, M_ij = [id_i = id_j]: M is its own transpose."""
-
-    @staticmethod
-    def forward(ctx: Any, circulate: Circulate, ids: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.circulate = circulate
-        ctx.save_for_backward(ids)
-        sums, count = _class_sums(circulate, ids, x)
-        ctx.mark_non_differentiable(count)
-        return sums, count
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor, unused: Any) -> tuple[Tensor | None, ...]:
-        return None, None, _class_sums(ctx.circulate, ctx.saved_tensors[0], grad)[0]
-
-
 def _class_sums(circulate: Circulate, ids: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum over the rows of all processes with each row's id, and count them."""
     levels = ids.sort().values
     m = len(ids)
     sums, count = x.new_zeros((m + 1, x.shape[1])), ids.new_zeros(m + 1, dtype=torch.int64)  # the last: of other ids

@@ -70,7 +70,10 @@ class Peers:
         return _pairwise_softplus.softplus(x, y, scale, bias, ids, products, only_same=only_same)
 
     def class_sums(self, ids: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return, for each of this process's rows, the sum [m, d] of all rows with its id, and their number [m]."""
+        """Return, for each of this process's rows, the sum [m, d] of all rows with its id, and their number [m].
+
+        Of tensors without gradient.
+        """
         sums, first, count = class_sums(ids, x)
         return sums[first], count
 

@@ -47,9 +47,12 @@ def supcon(
     products, (z,) = embeddings(z, normalize=normalize)
     own = positions(len(z), z.device, found.start)
     lse = found.logsumexp(z, z, scale, (own, own), products, bounded=normalize)
-    sums, count = found.class_sums(labels, z.double())  # a row is to be taken out of its class without a rounding
+    fixed = z.detach().double()  # a row is to be taken out of its class without a rounding
+    sums, count = found.class_sums(labels, fixed)
     positives = count - 1
-    others = paired_scores(z, (sums - z).to(z.dtype))
+    others = paired_scores(z, (sums - fixed).to(z.dtype))
+    # Both rows of a pair have its score in their terms, with one weight: half of its gradient is that of the others.
+    others = 2 * others - others.detach()
     has = positives > 0
     nll = torch.where(has, lse, 0.0) - others / positives.clamp_min(1) * scale
     return found.ratio(torch.where(has, nll, 0.0).sum(), at_least_one(has.sum(), found)).to(z.dtype)
