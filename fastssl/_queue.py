@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import _checks
-from .functional._circulate import gather
 from .functional._peers import Peers, peers
 
 
@@ -83,5 +82,4 @@ class Queue(nn.Module):
 
 def gather_rows(x: Tensor, among: Peers | None = None) -> Tensor:
     """Return the rows of all processes in rank order, of which each may have another number; without gradient."""
-    among = among or peers(True, len(x), x.device)
-    return x.detach() if among.count == 1 else gather([x], among.sizes)[0]  # type: ignore[attr-defined, no-any-return]
+    return (among or peers(True, len(x), x.device)).gather(x)

@@ -130,13 +130,30 @@ class Processes(Peers):
 
     @torch.compiler.disable
     def class_sums(self, ids: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        return _class_sums(self._circulate(self.sizes), ids, x)
+        levels, m = ids.sort().values, len(ids)
+        # The last place is of ids that this process does not have.
+        sums, count = x.new_zeros((m + 1, x.shape[1])), ids.new_zeros(m + 1, dtype=torch.int64)
+
+        def visit(kind: str, block_ids: Tensor, block: Tensor) -> None:
+            place = torch.searchsorted(levels, block_ids.contiguous())
+            place = torch.where(levels[place.clamp_max(m - 1)] == block_ids, place, m)
+            sums.index_add_(0, place, block)
+            count.index_add_(0, place, torch.ones_like(place))
+
+        self._circulate(self.sizes)(visit, ids, x)
+        own = torch.searchsorted(levels, ids.contiguous())
+        return sums[own], count[own]
 
     @torch.compiler.disable
     def all_ids(self, ids: Tensor) -> Ids:
-        levels = gather([ids], self.sizes)[0].sort().values
+        levels = self.gather(ids).sort().values
         own = torch.searchsorted(levels, ids.contiguous()).int()
         return own, own
+
+    @torch.compiler.disable
+    def gather(self, x: Tensor) -> Tensor:
+        everyone: Tensor = gather([x], self.sizes)[0]
+        return everyone
 
     @torch.compiler.disable
     def sum(self, x: Tensor) -> Tensor:
@@ -334,23 +351,6 @@ class _Softplus(torch.autograd.Function):
             dtype, device = ctx.scale
             grad_scale = grad_scale.to(device, dtype)
         return None, grad_x, grad_y, grad_scale, grad_bias, *(None,) * 6
-
-
-def _class_sums(circulate: Circulate, ids: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum over the rows of all processes with each row's id, and count them."""
-    levels = ids.sort().values
-    m = len(ids)
-    sums, count = x.new_zeros((m + 1, x.shape[1])), ids.new_zeros(m + 1, dtype=torch.int64)  # the last: of other ids
-
-    def visit(kind: str, block_ids: Tensor, block: Tensor) -> None:
-        place = torch.searchsorted(levels, block_ids.contiguous())
-        place = torch.where(levels[place.clamp_max(m - 1)] == block_ids, place, m)
-        sums.index_add_(0, place, block)
-        count.index_add_(0, place, torch.ones_like(place))
-
-    circulate(visit, ids, x)
-    own = torch.searchsorted(levels, ids.contiguous())
-    return sums[own], count[own]
 
 
 def _empty_sums(x: Tensor) -> Tensor:

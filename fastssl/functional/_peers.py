@@ -81,6 +81,10 @@ class Peers:
         """Return int32 ids of this process's rows, twice, equal across all processes where the int64 ids are."""
         return ranks(ids, ids)
 
+    def gather(self, x: Tensor) -> Tensor:
+        """Return the rows of all processes in the order of ranks, without gradient."""
+        return x.detach()
+
     def sum(self, x: Tensor) -> Tensor:
         """Return the sum over the processes of a tensor without gradient."""
         return x.detach()

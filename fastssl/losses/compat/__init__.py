@@ -17,8 +17,8 @@ differs everywhere, on purpose:
 - Losses and sums are float32 (float64 for float64) for 16-bit embeddings and under autocast, where some originals
   return 16 bits. Products take the type that they would take anyway.
 - The positive stays out of the sum that it would drown, so small losses keep their digits (not SupCon's, whose sum
-  holds its positives by definition), and no temperature overflows: at 0.01 exp(cos / temperature) does in solo-
-  learn, pytorch-metric-learning takes no loss to be over 87, which is where 1 / float32 ends, and SupCon's
+  holds its positives by definition), and no temperature overflows: at 0.01 exp(cos / temperature) does in
+  solo-learn, pytorch-metric-learning takes no loss to be over 87, which is where 1 / float32 ends, and SupCon's
   differences from the largest score, that of a row with itself, can leave nothing of the rest.
 - Bad input is refused in one sentence, and some input that the originals let pass: a temperature that is not > 0,
   labels or shapes that do not fit. There is no second derivative, except of NT-Xent.
