@@ -6,20 +6,18 @@ rate of the machine's own product, and its compulsory bytes over the rate of a l
 
 from __future__ import annotations
 
-import statistics
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
 
-import memory
+import measured
 import torch
 from contrastive_providers import CASES, Inputs, Problem, available, backends, backward, build, make_inputs
-from harness import COPY, MATMUL, Row, quartiles, rates_per_ms, reference_steps, rounded
-from torch import Tensor
+from harness import COPY, MATMUL, Row, rates_per_ms, rounded
+from measured import MODES
 
-from fastssl._bench import interleave, time_passes
+from fastssl._bench import interleave
 
-MODES = ("fwd", "fwd_bwd")
 ROUNDS, LEAST_ROUNDS, INPUT_SETS = 30, 3, 2
 MEMORY_TIMEOUT_S = 180
 AGREE = {"float32": 2e-4, "bfloat16": 3e-2}  # error of the loss and of gradients, relative to their norm
@@ -40,36 +38,6 @@ def compulsory_bytes(problem: Problem, inputs: Inputs, mode: str) -> int:
     return sum(sizes.values()) + (written if mode == "fwd_bwd" else 0)
 
 
-def agree(problem: Problem, found: dict[str, list[Tensor]]) -> None:
-    """Raise if a provider's loss or gradients are not fastssl's: its time would mean nothing."""
-    for name, tensors in found.items():
-        for a, b in zip(tensors, found["fastssl"], strict=True):
-            if not (a - b).norm() <= AGREE[problem.dtype] * max(b.norm(), 1e-6):
-                raise AssertionError(f"{name} computes something else than fastssl: {problem.label}")
-
-
-def _peaks(problem: Problem, provider: str, device: str) -> dict[str, float]:
-    """Peak MiB by mode; empty where this system does not tell."""
-    arguments = {"problem": asdict(problem), "provider": provider}
-    try:
-        found = memory.measure_case("contrastive_providers", arguments, device, MEMORY_TIMEOUT_S)["peaks"]
-    except RuntimeError as error:
-        if "does not tell" not in str(error):
-            raise
-        return {}
-    return {mode: peak / 2**20 for mode, peak in found.items()}
-
-
-def _step(problem: Problem, provider: str, sets: Sequence[Inputs], device: str) -> Any:
-    form = build(problem, provider)
-
-    def step(turn: int) -> tuple[float, float]:
-        inputs = sets[turn % INPUT_SETS]
-        return time_passes(lambda: form(inputs), lambda loss: backward(problem, loss, inputs), torch.device(device))
-
-    return step
-
-
 def measure(problem: Problem, device: str) -> list[Row]:
     """Measure one problem; return one row a provider and mode."""
     torch._dynamo.reset()  # forget the sizes that were compiled before
@@ -78,38 +46,35 @@ def measure(problem: Problem, device: str) -> list[Row]:
     peaks, found = {}, {}
     for name in list(names):
         try:
-            peaks[name] = _peaks(problem, name, device)
+            arguments = {"problem": asdict(problem), "provider": name}
+            peaks[name] = measured.peaks_mib("contrastive_providers", arguments, device, MEMORY_TIMEOUT_S)
         except (MemoryError, TimeoutError) as error:
             print(f"{name} left out: {error}", flush=True)
             names.remove(name)
             continue
         loss = build(problem, name)(sets[0])
         found[name] = [t.detach().float() for t in (loss, *backward(problem, loss, sets[0]))]
-    agree(problem, found)
+    measured.agree(problem.label, found, AGREE[problem.dtype])
     found.clear()
-    steps = {name: _step(problem, name, sets, device) for name in names}
-    for name, step in reference_steps(device, problem.dtype).items():
-        steps[name] = lambda turn, step=step: (step(turn),) * 2
+    back = functools.partial(backward, problem)
+    steps = {name: measured.passes(build(problem, name), sets, back, device) for name in names}
+    steps |= measured.references(device, problem.dtype)
     times = interleave(steps, ROUNDS, budget_s=problem.budget_s, least=LEAST_ROUNDS)
     return [_row(problem, name, mode, device, peaks[name], times, sets[0]) for name in names for mode in MODES]
 
 
 def _row(
     problem: Problem, name: str, mode: str, device: str, peaks: dict[str, float],
-    times: dict[str, list[tuple[float, float]]], inputs: Inputs,
+    times: measured.Times, inputs: Inputs,
 ) -> Row:  # fmt: skip
-    which = MODES.index(mode)
-    values = [t[which] for t in times[name]]
-    ms = {who: statistics.median(t[which] for t in taken) for who, taken in times.items()}
+    ms = measured.medians(times, mode)
     matmul_per_ms, copy_per_ms = rates_per_ms(ms[MATMUL], ms[COPY], device)
     work, moved = operations(problem, mode, device), compulsory_bytes(problem, inputs, mode)
-    first, third = quartiles(values)
     return rounded({
         "op": "contrastive", "case": problem.case, "title": CASES[problem.case].title, "provider": name,
         "backend": backends(problem, device)[0] if name == "fastssl" else name.partition("fastssl-")[2] or None,
         "device": device.split(":")[0], "m": problem.m, "n": problem.n, "d": problem.d, "dtype": problem.dtype,
-        "mode": mode, "time_ms": ms[name], "q1_ms": first, "q3_ms": third, "rounds": len(values),
-        "time_over_fastssl": ms[name] / ms["fastssl"], "peak_mib": peaks.get(mode),
+        "mode": mode, **measured.columns(name, mode, times), "peak_mib": peaks.get(mode),
         "floor_operations": work, "floor_operations_ms": work / matmul_per_ms,
         "floor_bytes": moved, "floor_bytes_ms": moved / copy_per_ms,
         "fraction_of_matmul": work / matmul_per_ms / ms[name], "matmul_gflops": matmul_per_ms / 1e6,

@@ -200,23 +200,13 @@ def backward(problem: Problem, loss: Tensor, inputs: Inputs) -> tuple[Tensor, ..
 
 def preload(problem: dict[str, Any], provider: str, mode: str | None = None) -> None:
     """Import what the calls of `memory_case` need."""
-    modules = ("torch._dynamo", "torch._inductor.compile_fx") if provider == "compile" else (PACKAGES.get(provider),)
-    for module in filter(None, modules):
-        importlib.import_module(module)
-    for module in ("lightly.loss", "pytorch_metric_learning.losses", "open_clip.loss"):
-        if PACKAGES.get(provider) == module.split(".")[0]:
-            importlib.import_module(module)
+    provided.preload(provider, PACKAGES, ("lightly.loss", "pytorch_metric_learning.losses", "open_clip.loss"))
 
 
 def memory_case(
     problem: dict[str, Any], provider: str, mode: str | None = None, device: str = "cpu"
-) -> tuple[Callable[[], object], dict[str, Callable[[], object]]]:
-    """A whole pass to go before; by mode, or for one, a forward pass with its graph, and that and its gradients."""
+) -> tuple[Callable[[], object], provided.Calls]:
+    """The calls of `provided.memory_calls`."""
     made = Problem(**problem)
     inputs, form = make_inputs(made, device), build(made, provider)
-
-    def whole() -> object:
-        return backward(made, form(inputs), inputs)
-
-    calls: dict[str, Callable[[], object]] = {"fwd": lambda: form(inputs), "fwd_bwd": whole}
-    return whole, calls if mode is None else {mode: calls[mode]}
+    return provided.memory_calls(lambda: form(inputs), lambda loss: backward(made, loss, inputs), mode)

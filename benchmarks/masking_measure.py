@@ -8,22 +8,21 @@ fastssl keeps the pages of large results.
 
 from __future__ import annotations
 
-import statistics
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import masking_floors
-import memory
+import measured
 import torch
-from harness import COPY, MATMUL, Row, quartiles, rates_per_ms, reference_steps, rounded
-from masking_providers import CASES, Inputs, Outputs, Problem, available, backends, backward, build, make_inputs
+from harness import COPY, MATMUL, Row, rates_per_ms, reference_steps, rounded
+from masking_providers import CASES, Problem, available, backends, backward, build, make_inputs
 from masking_providers import upstream_of as upstream
+from measured import MODES
 from torch import Tensor
 
-from fastssl._bench import interleave, time_call, time_passes
+from fastssl._bench import interleave, time_call
 
-MODES = ("fwd", "fwd_bwd")
 ROUNDS, LEAST_ROUNDS, INPUT_SETS = 30, 3, 3
 NEW, NEW_NUMEL = "new memory", 64 * 196 * 768
 MEMORY_TIMEOUT_S = 120
@@ -41,42 +40,20 @@ def agree(problem: Problem, found: dict[str, list[Tensor]]) -> None:
     Where masks are drawn, shapes must be equal, and so must the number of rows that get a gradient.
     """
     own = found["fastssl"]
+    if not CASES[problem.case].random:
+        measured.agree(problem.label, found, AGREE[problem.dtype])
+        return
     for name, tensors in found.items():
-        if CASES[problem.case].random:
-            same = tensors[0].shape == own[0].shape
-            if problem.case == "tokens":
-                same &= all((t[-1] != 0).any(2).sum(1).eq(problem.kept).all().item() for t in (tensors, own))
-        else:
-            pairs = zip(tensors, own, strict=True)
-            same = all((a - b).norm() <= AGREE[problem.dtype] * b.norm() for a, b in pairs)
+        same = tensors[0].shape == own[0].shape
+        if problem.case == "tokens":
+            same &= all((t[-1] != 0).any(2).sum(1).eq(problem.kept).all().item() for t in (tensors, own))
         if not same:
             raise AssertionError(f"{name} computes something else than fastssl: {problem.label}")
 
 
 def _peaks(problem: Problem, provider: str, device: str) -> dict[str, float]:
-    """Peak MiB by mode; empty where this system does not tell."""
     arguments = {"problem": asdict(problem), "provider": provider}
-    try:
-        found = memory.measure_case("masking_providers", arguments, device, MEMORY_TIMEOUT_S)["peaks"]
-    except RuntimeError as error:
-        if "does not tell" not in str(error):
-            raise
-        return {}
-    return {mode: peak / 2**20 for mode, peak in found.items()}
-
-
-def _step(problem: Problem, provider: str, sets: Sequence[Inputs], out_gradient: Tensor | None, device: str) -> Any:
-    form = build(problem, provider)
-
-    def step(turn: int) -> tuple[float, float]:
-        inputs = sets[turn % INPUT_SETS]
-
-        def back(out: Outputs) -> object:
-            return backward(problem, out, inputs, out_gradient)
-
-        return time_passes(lambda: form(inputs), back, torch.device(device))
-
-    return step
+    return measured.peaks_mib("masking_providers", arguments, device, MEMORY_TIMEOUT_S)
 
 
 def _references(device: str, product: bool) -> dict[str, Callable[[int], tuple[float, float]]]:
@@ -85,7 +62,7 @@ def _references(device: str, product: bool) -> dict[str, Callable[[int], tuple[f
         del steps[MATMUL]
     if not device.startswith("cuda"):
         steps[NEW] = lambda turn: time_call(lambda: torch.empty(NEW_NUMEL).fill_(1), torch.device(device))
-    return {name: lambda turn, step=step: (step(turn),) * 2 for name, step in steps.items()}
+    return measured.twice(steps)
 
 
 def measure(problem: Problem, device: str) -> list[Row]:
@@ -102,7 +79,8 @@ def measure(problem: Problem, device: str) -> list[Row]:
     agree(problem, found)
     found.clear()
     peaks = {name: _peaks(problem, name, device) for name in names}
-    steps = {name: _step(problem, name, sets, gradient, device) for name in names}
+    back = functools.partial(backward, problem, upstream=gradient)
+    steps = {name: measured.passes(build(problem, name), sets, back, device) for name in names}
     product = masking_floors.work(problem, "fwd").operations > 0
     times = interleave(
         steps | _references(device, product), ROUNDS, budget_s=problem.budget_s, least=LEAST_ROUNDS
@@ -112,21 +90,17 @@ def measure(problem: Problem, device: str) -> list[Row]:
 
 def _row(
     problem: Problem, name: str, mode: str, device: str, peaks: dict[str, float],
-    times: dict[str, list[tuple[float, float]]],
+    times: measured.Times,
 ) -> Row:  # fmt: skip
-    which = MODES.index(mode)
-    values = [t[which] for t in times[name]]
-    ms = {who: statistics.median(t[which] for t in taken) for who, taken in times.items()}
+    ms = measured.medians(times, mode)
     matmul_per_ms, copy_per_ms = rates_per_ms(ms.get(MATMUL, float("inf")), ms[COPY], device)
     work = masking_floors.work(problem, mode)
-    first, third = quartiles(values)
     own = name == "fastssl"
     return rounded({
         "op": "masking", "case": problem.case, "title": CASES[problem.case].title, "provider": name,
         "backend": backends(problem, device)[0] if own else name.partition("-")[2] or None,
         "device": device.split(":")[0], "n": problem.n, "length": problem.length, "d": problem.dim,
-        "dtype": problem.dtype, "mode": mode, "time_ms": ms[name], "q1_ms": first, "q3_ms": third,
-        "rounds": len(values), "time_over_fastssl": ms[name] / ms["fastssl"], "peak_mib": peaks.get(mode),
+        "dtype": problem.dtype, "mode": mode, **measured.columns(name, mode, times), "peak_mib": peaks.get(mode),
         "floor_bytes": work.floor, "floor_bytes_ms": work.floor / copy_per_ms,
         "floor_operations": work.operations,
         "floor_operations_ms": work.operations / matmul_per_ms if work.operations else 0.0,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -326,7 +325,6 @@ CASES = {
     ),
 }  # fmt: skip
 PACKAGES = {"lightly": "lightly", "timm": "timm"}  # that providers need
-_COMPILER = ("torch._dynamo", "torch._inductor.compile_fx")
 
 
 def backends(problem: Problem, device: str) -> list[str]:
@@ -342,10 +340,7 @@ def available(problem: Problem, device: str) -> list[str]:
 
 def build(problem: Problem, provider: str) -> Form:
     """What a provider computes; "fastssl-torch" is fastssl on that backend."""
-    forms = CASES[problem.case].forms
-    if provider in forms:
-        return forms[provider](problem)
-    return provided.on_backend(forms["fastssl"](problem), provider)
+    return provided.build(CASES[problem.case].forms, problem, provider)
 
 
 def make_inputs(problem: Problem, device: str, seed: int = 0) -> Inputs:
@@ -372,24 +367,17 @@ def backward(problem: Problem, out: Outputs, inputs: Inputs, upstream: Tensor | 
 
 def preload(problem: dict[str, Any], provider: str, mode: str | None = None) -> None:
     """Import what the calls of `memory_case` need."""
-    for module in _COMPILER if provider == "compile" else (PACKAGES.get(provider, "torch"),):
-        importlib.import_module(module)
+    provided.preload(provider, PACKAGES)
     if provider != "compile":
         build(Problem(**problem), provider)
 
 
 def memory_case(
     problem: dict[str, Any], provider: str, mode: str | None = None, device: str = "cpu"
-) -> tuple[Callable[[], object], dict[str, Callable[[], object]]]:
-    """A whole pass to go before; by mode, or for one, a forward pass with its graph, and that and its gradients."""
+) -> tuple[Callable[[], object], provided.Calls]:
+    """The calls of `provided.memory_calls`; the upstream gradient is there before."""
     made = Problem(**problem)
     inputs, form = make_inputs(made, device), build(made, provider)
     gradient = upstream_of(form(inputs))
-
-    def whole() -> object:
-        return backward(made, form(inputs), inputs, gradient)
-
-    calls: dict[str, Callable[[], object]] = {"fwd": lambda: form(inputs)}
-    if CASES[made.case].leaves:
-        calls["fwd_bwd"] = whole
-    return whole, calls if mode is None else {mode: calls[mode]}
+    back = functools.partial(backward, made, inputs=inputs, upstream=gradient)
+    return provided.memory_calls(lambda: form(inputs), back if CASES[made.case].leaves else None, mode)

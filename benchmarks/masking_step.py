@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import memory
+import measured
 import torch
 from harness import Row, quartiles, rounded
 from torch import Tensor
@@ -207,13 +207,8 @@ def _turn(
 
 
 def _peak_mib(step: Step, provider: str, device: str) -> float | None:
-    try:
-        arguments = {"step": asdict(step), "provider": provider}
-        return memory.measure_case("masking_step", arguments, device, MEMORY_TIMEOUT_S)["peak_bytes"] / 2**20
-    except RuntimeError as error:
-        if "does not tell" not in str(error):
-            raise
-        return None
+    arguments = {"step": asdict(step), "provider": provider}
+    return measured.peaks_mib("masking_step", arguments, device, MEMORY_TIMEOUT_S).get("step")
 
 
 def preload(step: dict[str, Any], provider: str) -> None:

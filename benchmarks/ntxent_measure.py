@@ -11,18 +11,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import measured
 import memory
 import torch
 from environment import available_bytes
-from harness import COPY, MATMUL, quartiles, rates_per_ms, reference_steps, rounded
+from harness import COPY, MATMUL, quartiles, rates_per_ms, rounded
+from measured import MODES, Times
 from providers import PROVIDERS, backends
 
 from fastssl._bench import interleave, time_loss
 
-MODES = ("fwd", "fwd_bwd")
 ROUNDS, LEAST_ROUNDS, INPUT_SETS = 40, 3, 3
 MEMORY_SHARE = 0.8  # of what is free: a provider that is foreseen to need more is not run
-Times = dict[str, list[tuple[float, float]]]  # milliseconds of forward and of the whole step, by name and round
 MEMORY_TIMEOUT_S = 120
 OUT_OF_MEMORY = "out of memory budget"
 OUT_OF_TIME = "out of time budget"
@@ -157,14 +157,13 @@ def _time(problem: Problem, names: Sequence[str], device: str) -> Times:
     steps: dict[str, Callable[[int], tuple[float, float]]] = {
         name: lambda turn, loss=loss: time_loss(loss, *sets[turn % INPUT_SETS]) for name, loss in losses.items()
     }
-    for name, step in reference_steps(device, problem.dtype).items():
-        steps[name] = lambda turn, step=step: (step(turn),) * 2
+    steps |= measured.references(device, problem.dtype)
     return interleave(steps, ROUNDS, budget_s=problem.budget_s, least=LEAST_ROUNDS)
 
 
 def _row(problem: Problem, name: str, mode: str, device: str, peaks: dict[str, Any], times: Times) -> dict[str, Any]:
     which = MODES.index(mode)
-    median_ms = {who: statistics.median(t[which] for t in values) for who, values in times.items()}
+    median_ms = measured.medians(times, mode)
     matmul_per_ms, copy_per_ms = rates_per_ms(median_ms[MATMUL], median_ms[COPY], device)
     work = operations(problem.m, problem.d, mode, device)
     moved = compulsory_bytes(problem.m, problem.d, mode, getattr(torch, problem.dtype).itemsize)

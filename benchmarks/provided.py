@@ -1,15 +1,22 @@
-"""Which providers of a loss or an op can run here, and how a backend of fastssl is one of them."""
+"""Which providers of a loss or an op can run here, how a backend of fastssl is one of them, what memory is measured.
+
+A provider is a name and a form: a function of the inputs of a case.
+"""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from fastssl import _backend, use_backend
+
+_P = TypeVar("_P")
+Calls = dict[str, Callable[[], object]]
+_COMPILER = ("torch._dynamo", "torch._inductor.compile_fx")
 
 
 def backends(op: str, like: torch.Tensor) -> list[str]:
@@ -37,3 +44,31 @@ def on_backend(form: Callable[..., Any], provider: str) -> Callable[..., Any]:
             return form(*inputs)
 
     return forced
+
+
+def build(forms: Mapping[str, Callable[[_P], Callable[..., Any]]], problem: _P, provider: str) -> Callable[..., Any]:
+    """A provider's form of a problem; "fastssl-torch" is fastssl on that backend."""
+    if provider in forms:
+        return forms[provider](problem)
+    return on_backend(forms["fastssl"](problem), provider)
+
+
+def preload(provider: str, packages: Mapping[str, str], modules: Iterable[str] = ()) -> None:
+    """Import what a provider's calls need: its package, and those of the modules that belong to it."""
+    package = packages.get(provider, "torch")
+    own = [package, *(m for m in modules if m.partition(".")[0] == package)]
+    for module in _COMPILER if provider == "compile" else own:
+        importlib.import_module(module)
+
+
+def memory_calls(
+    forward: Callable[[], Any], backward: Callable[[Any], object] | None, mode: str | None
+) -> tuple[Callable[[], object], Calls]:
+    """What a case has measured: a whole pass to go before; by mode, or for one, the calls themselves.
+
+    They are a forward pass with its graph and, where there is a derivative, that and its gradients.
+    """
+    calls: Calls = {"fwd": forward}
+    if backward is not None:
+        calls["fwd_bwd"] = lambda: backward(forward())
+    return calls.get("fwd_bwd", forward), calls if mode is None else {mode: calls[mode]}

@@ -21,13 +21,14 @@ import report_contrastive
 import report_distributed
 import report_masking
 import report_ntxent
+import report_teachers
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- bench:{op}:begin -->", "<!-- bench:{op}:end -->"
 SECTIONS = {
     "ntxent": report_ntxent, "contrastive": report_contrastive, "cached": report_cached, "augment": report_augment,
-    "masking": report_masking, "distributed": report_distributed,
+    "masking": report_masking, "teachers": report_teachers, "distributed": report_distributed,
 }  # fmt: skip
 Results = dict[str, dict[str, Any]]  # by machine
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from texts import Row, paragraphs, provenance, ratio_text, time_text
+from texts import Row, cell, paragraphs, provenance, table, time_text
 
 PLOTS = {"time": "time of a view by recipe"}
 NAMES = {
@@ -24,21 +24,6 @@ def compared(rows: Sequence[Row]) -> list[Row]:
 def row_title(row: Row) -> str:
     """Of a recipe, with the batch where the problem sets it."""
     return row["title"] if row["batch"] is None else f"{row['title']}, batch {row['batch']}"
-
-
-def cell(row: Row) -> str:
-    """Time of a view, and times fastssl's."""
-    ratio = "" if row["provider"] == "fastssl" else f" ({ratio_text(row['time_over_fastssl'])})"
-    return time_text(row["time_ms"]) + ratio
-
-
-def _table(rows: Sequence[Row]) -> list[str]:
-    at = {(row_title(r), r["provider"]): cell(r) for r in compared(rows)}
-    columns = [name for name in NAMES if any(name == who for _, who in at)]
-    lines = [f"| a view of | {' | '.join(NAMES[c] for c in columns)} |", "|---|" + "---:|" * len(columns)]
-    for title in dict.fromkeys(title for title, _ in at):
-        lines.append(f"| {title} | {' | '.join(at.get((title, c), '') for c in columns)} |")
-    return lines
 
 
 def _headline(rows: Sequence[Row], provider: str, threads: int = 1) -> list[Row]:
@@ -101,7 +86,7 @@ def section(result: dict[str, Any]) -> str:
     sizes = sorted({r["image_size"] for r in compared(rows)}, reverse=True)
     lines += [f"Median time of a view, float32, of photographs of {' or '.join(f'{n} × {n}' for n in sizes)} pixels"]
     lines[-1] += " (times fastssl's)."
-    lines += ["", *_table(rows)]
+    lines += ["", *table(compared(rows), NAMES, row_title, "a view of")]
     for line in (_forms_line, _threads_line, _floor_line, _files_line):
         lines += ["", *line(rows)]
     return paragraphs([*lines, "", provenance(result)])

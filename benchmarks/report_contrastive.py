@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from texts import Row, memory_text, paragraphs, provenance, ratio_text, time_text
+from texts import Row, cell, paragraphs, provenance, ratio_text, time_text
 
 PLOTS = {"time": "time of the contrastive losses"}
 NAMES = {
@@ -31,15 +31,6 @@ def row_title(row: Row) -> str:
     return f"{row['title']}, {shape}, d = {row['d']}"
 
 
-def _cell(row: Row | None) -> str:
-    if row is None:
-        return ""
-    ratio = "" if row["provider"] == "fastssl" else f" ({ratio_text(row['time_over_fastssl'])})"
-    named = f"{NAMES[row['provider']]} " if row["provider"] in PEERS else ""
-    peak = "" if row["peak_mib"] is None else f", {memory_text(row['peak_mib'])}"
-    return named + time_text(row["time_ms"]) + ratio + peak
-
-
 def _table(rows: Sequence[Row]) -> list[str]:
     at = {(row_title(r), r["provider"]): r for r in compared(rows)}
     lines = [
@@ -48,8 +39,8 @@ def _table(rows: Sequence[Row]) -> list[str]:
     ]
     for title in dict.fromkeys(title for title, _ in at):
         own = at[title, "fastssl"]
-        cells = [_cell(at.get((title, c))) for c in ("fastssl", "eager", "compile")]
-        peers = [_cell(at[title, c]) for c in PEERS if (title, c) in at]
+        cells = [cell(at.get((title, c))) for c in ("fastssl", "eager", "compile")]
+        peers = [cell(at[title, c], NAMES[c]) for c in PEERS if (title, c) in at]
         lines.append(
             f"| {title} | {' | '.join(cells)} | {', '.join(peers)} | {100 * own['fraction_of_matmul']:.0f} % |"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from texts import Row, memory_text, paragraphs, provenance, ratio_text, time_text
+from texts import Row, cell, memory_text, paragraphs, provenance, ratio_text, table, time_text
 
 PLOTS = {"time": "time of the ops of masked training"}
 NAMES = {
@@ -40,23 +40,6 @@ def row_title(row: Row) -> str:
     if row["case"] == "ids":
         return f"{row['title']}, {row['n']} × {row['length']}, forward"
     return f"{row['title']}, d = {row['d']}" if row["case"] in ("tokens", "restore") else str(row["title"])
-
-
-def _cell(row: Row | None) -> str:
-    if row is None:
-        return ""
-    ratio = "" if row["provider"] == "fastssl" else f" ({ratio_text(row['time_over_fastssl'])})"
-    peak = "" if row["peak_mib"] is None else f", {memory_text(row['peak_mib'])}"
-    return time_text(row["time_ms"]) + ratio + peak
-
-
-def _table(rows: Sequence[Row]) -> list[str]:
-    at = {(row_title(r), r["provider"]): r for r in compared(rows)}
-    columns = [name for name in NAMES if any(name == who for _, who in at)]
-    lines = [f"| | {' | '.join(NAMES[c] for c in columns)} |", "|---|" + "---:|" * len(columns)]
-    for title in dict.fromkeys(title for title, _ in at):
-        lines.append(f"| {title} | {' | '.join(_cell(at.get((title, c))) for c in columns)} |")
-    return lines
 
 
 def _targets_line(rows: Sequence[Row]) -> list[str]:
@@ -118,7 +101,7 @@ def _forms_line(rows: Sequence[Row]) -> list[str]:
         if provider == "fastssl" and dtype != "float32" and full:
             told.append(f"{row_title(r)} {time_text(r['time_ms'])} in {dtype}")
         elif provider.startswith("fastssl-") and full:
-            told.append(f"{row_title(r)} {_cell({**r, 'peak_mib': None})} by the {r['backend']} backend")
+            told.append(f"{row_title(r)} {cell({**r, 'peak_mib': None})} by the {r['backend']} backend")
     return [f"fastssl in other forms: {'; '.join(told)}."] if told else []
 
 
@@ -155,7 +138,7 @@ def section(result: dict[str, Any]) -> str:
     if own is not None:
         lines += [
             f"Forward and backward, float32, {own['n']} images of {own['length']} patches: median time (times"
-            " fastssl's), peak extra memory.", "", *_table(rows),
+            " fastssl's), peak extra memory.", "", *table(compared(rows), NAMES, row_title),
         ]  # fmt: skip
     for part in (_targets_line, _bytes_table, _batches_line, _forms_line, _step):
         lines += ["", *part(rows)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Row = dict[str, Any]
@@ -24,6 +25,26 @@ def memory_text(mib: float) -> str:
 def ratio_text(ratio: float) -> str:
     """Times fastssl's time, with two or three digits."""
     return f"{ratio:.0f}×" if ratio >= 100 else f"{ratio:.1f}×"
+
+
+def cell(row: Row | None, who: str = "") -> str:
+    """Who, if it has to be told, the time, times fastssl's, and the peak; nothing where nothing was measured."""
+    if row is None:
+        return ""
+    ratio = "" if row["provider"] == "fastssl" else f" ({ratio_text(row['time_over_fastssl'])})"
+    peak = "" if row.get("peak_mib") is None else f", {memory_text(row['peak_mib'])}"
+    return f"{who} ".lstrip() + time_text(row["time_ms"]) + ratio + peak
+
+
+def table(rows: Sequence[Row], names: Mapping[str, str], title_of: Callable[[Row], str], corner: str = "") -> list[str]:
+    """A line for each title, with the cells of the providers by name, those of them that there are."""
+    at = {(title_of(r), r["provider"]): r for r in rows}
+    columns = [name for name in names if any(name == who for _, who in at)]
+    head = f"| {corner} | " if corner else "| | "
+    lines = [f"{head}{' | '.join(names[c] for c in columns)} |", "|---|" + "---:|" * len(columns)]
+    for title in dict.fromkeys(title for title, _ in at):
+        lines.append(f"| {title} | {' | '.join(cell(at.get((title, c))) for c in columns)} |")
+    return lines
 
 
 def provenance(result: dict[str, Any]) -> str:

@@ -103,6 +103,12 @@ def positive_int(name: str, value: object) -> None:
         raise ValueError(f"{name}: got {value!r}, want an int >= 1")
 
 
+def count(name: str, value: object) -> None:
+    """Check an int of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{name}: got {value!r}, want an int >= 0")
+
+
 def positive_scalar(name: str, value: object, device: torch.device) -> torch.Tensor:
     """Return a finite scalar > 0, such as a temperature, as a 0-d tensor; see `scalar`."""
     return scalar(name, value, device, positive=True)

@@ -7,27 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-# Keeps argparse's formatter from printing "(default: None)" where the help tells the default in words.
-NO_DEFAULT: dict[str, Any] = {"default": argparse.SUPPRESS}
+from ._cli_methods import METHODS, NO_DEFAULT, Method
 
-# What the keys of fastssl.methods.METHODS do; asking the module itself would import torch.
-_HELP = {
-    "simclr": "two views of each image must agree, against all others",
-    "moco": "the first view must find the second among a queue of others, seen by a slow copy of the encoder",
-    "mae": "hide most patches of a vision transformer, and reconstruct them with a small decoder",
-    "simmim": "hide squares behind mask tokens, and predict their pixels linearly",
-    "dae": "reconstruct the clean image of a corrupted one, from the features alone",
-}
-_VITS = ("mae", "simmim")  # the methods that mask patches
-# Settings for images up to 64 pixels, with a small encoder: the published ones are for large ones on much data.
-_SMALL: dict[str, dict[str, Any]] = {
-    "mae": {"decoder_dim": 48, "decoder_depth": 1, "decoder_heads": 2},
-    "simmim": {},
-    "dae": {},
-    "simclr": {},
-    "moco": {"queue_size": 4096, "momentum": 0.99},
-}
-_SMALL_LR = 1e-3
+# The default encoders of each kind, up to 64 pixels and above.
+_ENCODERS = {"resnet": ("small-resnet", "resnet18"), "vit": ("small-vit", "vit_base_patch16_224")}
+# The options that are arguments of fit, whose default is fit's own.
+_SETTINGS = ("chunk_size", "optimizer", "lr", "weight_decay", "warmup_epochs", "workers")
 
 
 def add_parsers(commands: Any, settings: dict[str, Any]) -> None:
@@ -35,10 +20,12 @@ def add_parsers(commands: Any, settings: dict[str, Any]) -> None:
     ways = commands.add_parser("pretrain", help="train an encoder without labels").add_subparsers(
         dest="method", required=True, metavar="METHOD"
     )
-    for name, told in _HELP.items():
-        p = ways.add_parser(name, help=told, description=f"{name}: {told}", **settings)
-        _add_method(p.add_argument_group("of the method"), name)
-        _add_training(p, name)
+    for name, method in METHODS.items():
+        p = ways.add_parser(name, help=method.help, description=f"{name}: {method.help}", **settings)
+        group = p.add_argument_group("of the method")
+        for option in method.options:
+            option.add_to(group)
+        _add_training(p, method)
         p.set_defaults(run=pretrain)
 
     p = commands.add_parser("evaluate", help="kNN, linear and fine-tuned accuracy of a trained encoder", **settings)
@@ -54,45 +41,14 @@ def add_parsers(commands: Any, settings: dict[str, Any]) -> None:
     p.set_defaults(run=evaluate)
 
 
-def _add_method(p: Any, name: str) -> None:
-    if name == "simclr":
-        p.add_argument("--temperature", type=float, default=0.5, help="temperature of the loss")
-    if name == "moco":
-        p.add_argument("--version", choices=["v1", "v2"], default="v2", help="of MoCo: v2 has a deeper head, and blur")
-        told = "temperature of the loss (default: 0.2; 0.07 for v1)"
-        p.add_argument("--temperature", type=float, help=told, **NO_DEFAULT)
-        told = "keys in the queue (default: 65536, or 4096 for small images, but no more than there are images)"
-        p.add_argument("--queue-size", type=int, help=told, **NO_DEFAULT)
-        told = "part of the copy that stays at each step (default: 0.999; 0.99 for small images)"
-        p.add_argument("--momentum", type=float, help=told, **NO_DEFAULT)
-    if name in ("simclr", "moco"):
-        p.add_argument("--projection-dim", type=int, default=128, help="width of the projections")
-    if name in _VITS:
-        p.add_argument("--mask-ratio", type=float, default=0.75 if name == "mae" else 0.6, help="part that is hidden")
-    if name == "mae":
-        small = _SMALL["mae"]
-        for key, large, what in (("dim", 512, "width"), ("depth", 8, "blocks"), ("heads", 16, "attention heads")):
-            told = f"{what} of the decoder (default: {large}; {small[f'decoder_{key}']} for small images)"
-            p.add_argument(f"--decoder-{key}", type=int, help=told, **NO_DEFAULT)
-        p.add_argument("--no-norm-pix", dest="norm_pix", action="store_false", help="predict pixels as they are")
-    if name == "simmim":
-        told = "side of the hidden squares in pixels (default: 32; an eighth of a small image)"
-        p.add_argument("--mask-patch-size", type=int, help=told, **NO_DEFAULT)
-    if name == "dae":
-        kinds = ["gaussian", "dropout", "mask"]
-        p.add_argument("--corruption", choices=kinds, default="gaussian", help="noise, grey pixels, or grey squares")
-        told = "deviation of the noise where white is 1 (default: 0.25), or part that turns grey (default: 0.5)"
-        p.add_argument("--strength", type=float, help=told, **NO_DEFAULT)
-
-
-def _add_training(p: argparse.ArgumentParser, name: str) -> None:
+def _add_training(p: argparse.ArgumentParser, method: Method) -> None:
     told = "digits, shapes, or a folder of images (sub-folders are classes)"
     p.add_argument("--data", required=True, help=told, **NO_DEFAULT)
-    small, large = ("vit", "vit_base_patch16_224") if name in _VITS else ("resnet", "resnet18")
+    small, large = _ENCODERS[method.encoder]
     p.add_argument(
         "--encoder",
         help="name of a timm model, or small-resnet or small-vit, which train on a CPU in minutes "
-        f"(default: small-{small} up to 64 pixels, else {large})",
+        f"(default: {small} up to 64 pixels, else {large})",
         **NO_DEFAULT,
     )
     p.add_argument(
@@ -107,17 +63,18 @@ def _add_training(p: argparse.ArgumentParser, name: str) -> None:
     )
     p.add_argument("--epochs", type=int, default=100, help="passes through the data")
     p.add_argument("--batch-size", type=int, default=256, help="images a step")
-    if name == "simclr":
+    if method.chunks:
         told = "images in memory at a time, for batches that would not fit otherwise (default: the batch)"
         p.add_argument("--chunk-size", type=int, help=told, **NO_DEFAULT)
-    told = f"optimizer (default: {'sgd' if name == 'moco' else 'adamw'})"
-    p.add_argument("--optimizer", choices=["adamw", "sgd", "lars"], help=told, **NO_DEFAULT)
-    told = "by method and optimizer, see fastssl.fit"
-    if name in _VITS:
-        told += f"; {_SMALL_LR:g} for small images"
-    p.add_argument("--lr", type=float, help=f"peak learning rate (default: {told})", **NO_DEFAULT)
-    told = "weight decay (default: by method and optimizer)"
-    p.add_argument("--weight-decay", type=float, help=told, **NO_DEFAULT)
+    for flag, kind, what, told in (
+        ("--optimizer", str, "optimizer", method.optimizer),
+        ("--lr", float, "peak learning rate", "by method and optimizer, see fastssl.fit"),
+        ("--weight-decay", float, "weight decay", "by method and optimizer"),
+    ):
+        small_value = method.small_fit.get(flag[2:].replace("-", "_"))
+        told += "" if small_value is None else f"; {small_value} for small images"
+        choices = ["adamw", "sgd", "lars"] if kind is str else None
+        p.add_argument(flag, type=kind, choices=choices, help=f"{what} (default: {told})", **NO_DEFAULT)
     p.add_argument("--warmup-epochs", type=float, help="warmup (default: a tenth of the epochs)", **NO_DEFAULT)
     p.add_argument("--seed", type=int, default=0, help="of the initial weights, the data order and the augmentation")
     p.add_argument("--precision", choices=["32-true", "16-mixed", "bf16-mixed"], default="32-true", help="arithmetic")
@@ -130,20 +87,19 @@ def _add_training(p: argparse.ArgumentParser, name: str) -> None:
     p.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
-_METHOD_OPTIONS = (
-    "temperature", "projection_dim", "mask_ratio", "decoder_dim", "decoder_depth", "decoder_heads", "norm_pix",
-    "mask_patch_size", "corruption", "strength", "version", "queue_size", "momentum",
-)  # fmt: skip
-
-
-def _encoder(method: str, name: str, channels: int, image_size: int) -> Any:
+def _encoder(method: Method, name: str, channels: int, image_size: int) -> Any:
     """Make the encoder of a run: small-resnet, small-vit, or what timm calls `name`."""
     from . import methods
+    from .methods._encoder import is_vit
 
-    if name in ("small-resnet", "small-vit"):
-        return (methods.small_resnet if name == "small-resnet" else methods.small_vit)(channels, image_size)
-    more: dict[str, Any] = {"img_size": image_size, "init": "mae"} if method in _VITS else {}
-    return methods.build_encoder(name, in_chans=channels, **more)
+    more: dict[str, Any] = {"dynamic_img_size": True} if method.any_size else {}
+    if name == "small-resnet":
+        return methods.small_resnet(channels, image_size)
+    if name == "small-vit":
+        return methods.small_vit(channels, image_size, **more)
+    if method.vit_only or is_vit(name):
+        return methods.build_encoder(name, in_chans=channels, img_size=image_size, init=method.init, **more)
+    return methods.build_encoder(name, in_chans=channels)
 
 
 def pretrain(args: argparse.Namespace) -> None:
@@ -156,19 +112,24 @@ def pretrain(args: argparse.Namespace) -> None:
     from .train import fit
 
     given, kind = vars(args), args.method
+    known = METHODS[kind]
     images = data.load(args.data, image_size=given.get("image_size"), decode_size=given.get("decode_size"))
     out = given.get("out") or Path("runs") / f"{kind}-{images.name}"
     print(f"data     {images}")
     torch.manual_seed(args.seed)
     is_small = images.image_size <= 64
-    small, large = ("small-vit", "vit_base_patch16_224") if kind in _VITS else ("small-resnet", "resnet18")
+    small, large = _ENCODERS[known.encoder]
     name = given.get("encoder") or (small if is_small else large)
     name = small if name == "small" else name
-    encoder = _encoder(kind, name, images.channels, images.image_size)
-    options = _SMALL[kind].copy() if is_small else {}
-    if kind == "moco":
-        options["queue_size"] = min(options.get("queue_size", 65536), len(images))
-    options.update((key, given[key]) for key in _METHOD_OPTIONS if key in given)
+    encoder = _encoder(known, name, images.channels, images.image_size)
+    options = {option.name: option.default for option in known.options if option.default is not None}
+    options.update(known.small_options() if is_small else {})
+    if "queue_size" in options:
+        options["queue_size"] = min(options["queue_size"], len(images))
+    options.update((option.name, given[option.name]) for option in known.options if option.name in given)
+    # They go with the optimizer that they name.
+    settings = dict(known.small_fit) if is_small and "optimizer" not in given else {}
+    settings.update((key, given[key]) for key in _SETTINGS if key in given)
     method = methods.METHODS[kind](encoder, image_size=images.image_size, **options)
     weights = sum(p.numel() for p in encoder.parameters())
     print(f"encoder  {name}, {weights / 1e6:.2f} million weights, {encoder.num_features} features")
@@ -178,16 +139,11 @@ def pretrain(args: argparse.Namespace) -> None:
         images,
         epochs=args.epochs,
         batch_size=args.batch_size,
-        chunk_size=given.get("chunk_size"),
-        lr=given.get("lr", _SMALL_LR if is_small and kind in _VITS and "optimizer" not in given else None),
-        optimizer=given.get("optimizer"),
-        weight_decay=given.get("weight_decay"),
-        warmup_epochs=given.get("warmup_epochs"),
+        **settings,
         out=out,
         seed=args.seed,
         precision=args.precision,
         accelerator=args.accelerator,
-        workers=given.get("workers"),
         resume=args.resume,
         overwrite=args.overwrite,
         eval_data=(images, data.load(args.data, split="test", image_size=images.image_size)) if measured else None,

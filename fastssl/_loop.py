@@ -16,8 +16,9 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -112,13 +113,17 @@ class _Module(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         s = self.run.settings
-        trained = [p for p in self.method.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": s.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+        steady = tuple(f"{part}." for part in getattr(self.method, "defaults", {}).get("constant_lr", ()))
+        groups: list[dict[str, Any]] = []
+        factors: list[Callable[[int], float]] = []
+        for constant in (False, True) if steady else (False,):
+            named = self.method.named_parameters()
+            trained = [p for name, p in named if p.requires_grad and name.startswith(steady) == constant]
+            groups.append({"params": [p for p in trained if p.ndim > 1], "weight_decay": s.weight_decay})
+            groups.append({"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0})
+            factors += [partial(s.lr_factor, constant=constant)] * 2
         optimizer = make_optimizer(s.optimizer, groups, s.lr, s.betas)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, s.lr_factor)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
@@ -150,6 +155,12 @@ class _Module(pl.LightningModule):
             return
         self.cached.backward(loss)
         self.cached = None
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        # Lightning calls this after the backward pass, with the gradients in their own scale again.
+        before_step = getattr(self.method, "before_step", None)
+        if before_step is not None:
+            before_step(self.global_step + 1, self.run.settings.steps)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         step, s = self.global_step, self.run.settings

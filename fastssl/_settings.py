@@ -37,11 +37,13 @@ class Settings:
         """Steps of the whole run."""
         return self.epochs * self.steps_per_epoch
 
-    def lr_factor(self, step: int) -> float:
-        """Share of the learning rate at a step: a linear warmup, then half a cosine to 0."""
+    def lr_factor(self, step: int, constant: bool = False) -> float:
+        """Share of the learning rate at a step: a linear warmup, then half a cosine to 0, or `constant`."""
         warmup = round(self.warmup_epochs * self.steps_per_epoch)
         if step < warmup:
             return (step + 1) / (warmup + 1)
+        if constant:
+            return 1.0
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.steps - warmup)))
 
 
@@ -62,7 +64,8 @@ def make_settings(
     """Check the settings and fill in the defaults: the method's own, else those of the optimizer.
 
     A method's `defaults` hold for its own optimizer (adamw unless it names another): `lr`, for a batch of 256 and
-    scaled with it, `weight_decay` and `betas`; and `warmup_epochs`, which is a tenth of the run, at most so many.
+    scaled with it, `weight_decay` and `betas`; and `warmup_epochs`, which is a tenth of the run, at most so many. What
+    `constant_lr` names are parts of the method whose rate does not fall after the warmup.
 
     Raises:
         TypeError, ValueError: one is of another type or out of range.

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__, _cli_train
-from ._cli_train import NO_DEFAULT
+from ._cli_methods import NO_DEFAULT
 
 EXAMPLES = """examples:
   fastssl pretrain simclr --data shapes --epochs 20      train on generated pictures, no download
   fastssl pretrain simclr --data photos/ --encoder resnet50 --epochs 100 --out runs/photos
   fastssl pretrain moco --data digits                    the same from small batches, with a queue of negatives
+  fastssl pretrain byol --data shapes                    no negatives at all: a slow copy makes the targets
   fastssl pretrain mae --data digits                     hide three quarters of an image, and fill them in
   fastssl evaluate runs/photos                           kNN and linear accuracy of its encoder
   fastssl evaluate runs/mae-digits --finetune            and what it learns from ten labels a class

@@ -88,10 +88,13 @@ def fit(
 
     Args:
         method: such as `fastssl.methods.SimCLR`: a module with `encoder`, ``augment(uint8 images) -> views``,
-            ``forward(views) -> loss`` and, if it needs one, ``after_step(step, total_steps)``. The images of a folder
-            reach `augment` at their own sizes, as `fastssl.RaggedImages`, all others as a tensor. An attribute
-            `image_size` that is None is set to that of the data, so that views are as large as the images which
-            the encoder is evaluated on. Published settings in an attribute `defaults` count where the call says none.
+            ``forward(views) -> loss`` and, if it needs them, ``before_step(step, total_steps)``, which is called after
+            the backward pass with gradients that no loss scaling is left in, to change them, and ``after_step(step,
+            total_steps)`` after the optimizer's step; steps count from 1. The images of a folder reach `augment` at
+            their own sizes, as `fastssl.RaggedImages`, all others as a tensor. An attribute `image_size` that is None
+            is set to that of the data, so that views are as large as the images which the encoder is evaluated on, and
+            an attribute `steps_per_epoch` that is None to that of the run. Published settings in an attribute
+            `defaults` count where the call says none.
         data: images, ``"digits"``, ``"shapes"`` or a folder (its training split); see `fastssl.data.load`.
         epochs: passes through the data, >= 1.
         batch_size: images a step, from 2 to the size of the data.
@@ -200,6 +203,8 @@ def fit(
 
     if getattr(method, "image_size", 0) is None:
         method.image_size = images.image_size  # type: ignore[assignment]
+    if getattr(method, "steps_per_epoch", 0) is None:
+        method.steps_per_epoch = settings.steps_per_epoch  # type: ignore[assignment]
     _loop.train(run, state, accelerator=accelerator, devices=devices, progress=progress)
 
     _loop.plot(run)

@@ -31,6 +31,8 @@ def runnable(op: str, dtype: torch.dtype = torch.float32) -> list[tuple[str, str
 
 
 SLOW_FILES = (
+    "test_byol.py", "test_moco_v3.py", "test_simsiam.py", "test_two_views.py",
+    "test_compat_dino.py", "test_dino_loss.py", "test_dino_losses.py", "test_koleo.py",
     "test_cached.py", "test_cached_training.py", "test_compat.py", "test_compat_distributed.py",
     "test_compat_formulas.py", "test_compat_pml.py", "test_contrastive.py", "test_cuda_augment.py",
     "test_distributed.py", "test_finetune.py", "test_imports.py", "test_isa.py", "test_masked_methods.py",

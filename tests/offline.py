@@ -32,11 +32,17 @@ TENSOR_MEMORY = 512  # columns
 def compile_kernel(kernel, arch, types, constants, options, aligned=()):
     """Compile from source and return (ptxas report, compiled kernel); nothing is read from a cache.
 
-    `types` has Triton's name of each argument's type. Pointers, and the arguments `aligned`, are multiples of 16.
+    `types` has Triton's name of each argument's type, a tuple of them for a tuple. Pointers, and the arguments
+    `aligned`, are multiples of 16.
     """
     signature = {name: "constexpr" if name in constants else types[name] for name in kernel.arg_names}
-    wide = [kind != "constexpr" and (kind[0] == "*" or name in aligned) for name, kind in signature.items()]
-    attrs = {(i,): [["tt.divisibility", 16]] for i, yes in enumerate(wide) if yes}
+    parts = [
+        ((i, j) if isinstance(kind, tuple) else (i,), name, part)
+        for i, (name, kind) in enumerate(signature.items())
+        for j, part in enumerate(kind if isinstance(kind, tuple) else (kind,))
+    ]
+    wide = [at for at, name, kind in parts if kind != "constexpr" and (kind[0] == "*" or name in aligned)]
+    attrs = {at: [["tt.divisibility", 16]] for at in wide}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attrs)
     log = io.StringIO()
     with triton.knobs.nvidia.scope(), triton.knobs.compilation.scope(), contextlib.redirect_stdout(log):

@@ -273,6 +273,9 @@ def test_gpu_check_gathers_what_its_steps_found(tmp_path, monkeypatch, capsys):
         "masking": {"op": "masking", "case": "restore", "title": "restore", "n": 256, "length": 196, "mode": "fwd_bwd",
                     "dtype": "bfloat16", "provider": "fastssl", "time_ms": 0.05, "time_over_fastssl": 1.0,
                     "moved_gbs": 2000.0, "copy_gbs": 4000.0},
+        "teachers": {"op": "teachers", "title": "DINO", "mode": "fwd_bwd", "dtype": "bfloat16", "m": 64, "n": 65536,
+                     "views": 10, "provider": "fastssl", "time_ms": 0.3, "peak_mib": None, "gradients_mib": 80.0,
+                     "time_over_floor": 1.23, "time_over_fastssl": 1.0},
     }  # fmt: skip
 
     def run(command, *rest):
@@ -299,6 +302,7 @@ def test_gpu_check_gathers_what_its_steps_found(tmp_path, monkeypatch, capsys):
         assert "1.20 us a view" in printed
         assert "predicted floor 0.14 us" in printed
         assert "50 % of a copy's rate" in printed
+        assert "1.23 x floor" in printed
         assert ("no_sync       FAIL" in printed) != sync_is_fine
 
 
@@ -330,3 +334,4 @@ def test_pytest_finds_the_benchmarks():
     assert "bench_ntxent.py::test_ntxent[" in done.stdout
     assert "bench_augment.py::test_augment[" in done.stdout
     assert "bench_masking.py::test_masking[" in done.stdout
+    assert "bench_teachers.py::test_teachers[" in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastssl import cli, methods, transforms
+from fastssl import _cli_methods, cli, methods, transforms
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +78,72 @@ def test_pretrain_with_masks_and_noise(capsys, tmp_path, method, options, settin
     assert (folder / "reconstruction.png").stat().st_size > 0
     config = json.loads((folder / "config.json").read_text())
     assert {key: config["settings"][key] for key in settings} == settings
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "want", "settings"),
+    [
+        (
+            "byol",
+            ("--momentum", "0.9", "--projection-dim", "8"),
+            {"momentum": 0.9, "projection_dim": 8, "hidden_dim": 512},
+            {"optimizer": "adamw"},
+        ),
+        ("byol", ("--optimizer", "lars"), {"momentum": 0.99}, {"optimizer": "lars", "lr": 0.1, "weight_decay": 1.5e-6}),
+        ("simsiam", ("--predictor-dim", "8"), {"predictor_dim": 8, "hidden_dim": 512}, {"warmup_epochs": 0}),
+        ("mocov3", ("--temperature", "0.3"), {"temperature": 0.3, "momentum": 0.99}, {"optimizer": "adamw"}),
+        (
+            "mocov3",
+            ("--encoder", "small-vit", "--no-freeze-patches", "--weight-decay", "0.2"),
+            {"freeze_patches": False},
+            {"optimizer": "adamw", "weight_decay": 0.2},
+        ),
+    ],
+)
+def test_pretrain_without_negatives(capsys, tmp_path, monkeypatch, method, options, want, settings):
+    made = []
+    real = methods.METHODS[method]
+    monkeypatch.setitem(methods.METHODS, method, lambda *a, **k: made.append(k) or real(*a, **k))
+    train = ("pretrain", method, "--data", "digits", "--epochs", "1", "--batch-size", "128", "--knn-every", "0")
+    code, _, err = run(capsys, *train, "--quiet", *options)
+    assert code == 0, err
+    assert {key: made[0][key] for key in want} == want
+    config = json.loads((tmp_path / "runs" / f"{method}-digits" / "config.json").read_text())
+    assert {key: config["settings"][key] for key in settings} == settings
+
+
+def test_a_vision_transformer_is_made_for_the_images(capsys, tmp_path):
+    write_photos(tmp_path / "photos", ("a",), 6)
+    train = ("pretrain", "mocov3", "--data", "photos", "--image-size", "32", "--epochs", "1", "--batch-size", "4")
+    code, _, err = run(capsys, *train, "--encoder", "vit_tiny_patch16_224", "--quiet")
+    assert code == 0, err
+    (recipe,) = (json.loads(path.read_text())["timm"] for path in tmp_path.glob("runs/*/encoder.json"))
+    assert (recipe["init"], recipe["kwargs"]) == ("mocov3", {"img_size": 32})
+
+
+def test_the_command_line_knows_what_the_methods_take():
+    """Names and defaults; they are written down twice, as help does not wait for torch."""
+    assert _cli_methods.METHODS.keys() == methods.METHODS.keys()
+    for name, known in _cli_methods.METHODS.items():
+        arguments = {}
+        for parent in reversed(methods.METHODS[name].__mro__[:-1]):
+            arguments.update(inspect.signature(parent.__init__).parameters)
+        for option in known.options:
+            assert option.default == arguments[option.name].default, f"{name}: {option.name}"
+        assert len({option.name for option in known.options}) == len(known.options)
+
+
+def test_help_does_not_import_torch():
+    script = (
+        "import sys\n"
+        "from fastssl import cli\n"
+        "try: cli.main(['pretrain', 'byol', '--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--hidden-dim" in done.stdout
 
 
 def test_evaluate_by_fine_tuning(capsys, tmp_path):
@@ -158,7 +225,7 @@ def test_every_recipe_has_its_name_on_the_command_line():
         ((), 2, "the following arguments are required: COMMAND"),
         (("train",), 2, "invalid choice: 'train'"),
         (("pretrain", "simclr"), 2, "the following arguments are required: --data"),
-        (("pretrain", "byol", "--data", "digits"), 2, "invalid choice: 'byol' (choose from"),
+        (("pretrain", "bert", "--data", "digits"), 2, "invalid choice: 'bert' (choose from"),
         (
             ("pretrain", "simclr", "--data", "digits", "--epochs", "two"),
             2,
@@ -185,6 +252,10 @@ def test_every_recipe_has_its_name_on_the_command_line():
         (("pretrain", "simmim", "--data", "digits", "--mask-patch-size", "3"), 1, "mask_patch_size: got 3, want"),
         (("pretrain", "dae", "--data", "digits", "--corruption", "salt"), 2, "invalid choice: 'salt'"),
         (("pretrain", "dae", "--data", "digits", "--strength", "-1"), 1, "strength: got -1.0"),
+        (("pretrain", "byol", "--data", "digits", "--momentum", "1"), 1, "momentum: got 1.0, want a number in [0, 1)"),
+        (("pretrain", "byol", "--data", "digits", "--temperature", "1"), 2, "unrecognized arguments: --temperature 1"),
+        (("pretrain", "simsiam", "--data", "digits", "--momentum", ".9"), 2, "unrecognized arguments: --momentum .9"),
+        (("pretrain", "mocov3", "--data", "digits", "--temperature", "0"), 1, "temperature: got 0.0"),
         (("evaluate", "missing/run"), 1, "folder: got 'missing/run'"),
         (("pretrain", "simclr", "--data", "photos", "--decode-size", "0"), 1, "decode_size: got 0"),
         (("augment", "photo.png"), 2, "the following arguments are required: --recipe"),

@@ -38,7 +38,9 @@ def test_every_op_has_its_file_in_every_layer() -> None:
                "mask_patchify", "restore_tokens", "masked_mse")  # fmt: skip
     pairwise = ("pairwise_logsumexp", "pairwise_softplus")
     measured_with = (
-        {"sample_params": "augment"} | dict.fromkeys(masking, "masking") | dict.fromkeys(pairwise, "contrastive")
+        {"sample_params": "augment", "dino_loss": "teachers", "sinkhorn": "teachers"}
+        | dict.fromkeys(masking, "masking")
+        | dict.fromkeys(pairwise, "contrastive")
     )
     public = set(fastssl.functional.__all__)  # which registers the ops
     ops = set(_backend._kernels)

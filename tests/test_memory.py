@@ -1,4 +1,4 @@
-"""Nothing of size 2N x 2N, no patches of whole images: peak bytes, in a process of its own a measurement."""
+"""No matrix 2N x 2N, no patches of whole images, no softmax over prototypes: peak bytes, each in its own process."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from contrastive_providers import Problem as ContrastiveProblem
 from masking_providers import Problem
 from memory import measure_case, peak_extra_bytes
+from teachers_providers import Problem as TeacherProblem
 
 TOKENS, KEPT, WIDTH = 64 * 196, 64 * 49, 768
 
@@ -76,3 +78,40 @@ def test_contrastive_losses_take_the_memory_of_their_rows(case: str, m: int, n: 
     assert peak < 8 * 4 * rows * d + 2e6
     if case != "moco":
         assert peak < 4 * m * n * (2 if case == "dcl" else 1)  # scores alone; of both views, four such matrices
+
+
+def teachers_peak(case: str, mode: str, provider: str, rows: int, width: int = 65536, views: int = 1) -> int:
+    problem = asdict(TeacherProblem(case, rows, width, views))
+    return measure_case("teachers_providers", {"problem": problem, "provider": provider, "mode": mode})["peak_bytes"]
+
+
+# The torch backend's blocks are small beside a softmax too, and are freed when a pass ends.
+by_backend = pytest.mark.parametrize(("provider", "blocks"), [("fastssl", 0), ("fastssl-torch", 2e6)])
+
+
+@by_backend
+@pytest.mark.parametrize("case", ["dino-loss", "dino"])
+def test_dino_makes_its_gradients_and_no_softmax(case: str, provider: str, blocks: float) -> None:
+    view = 4 * 8 * 65536
+    assert teachers_peak(case, "fwd", provider, 8, views=10) < 1e6 + blocks < 1.5 * view
+    assert teachers_peak(case, "fwd_bwd", provider, 8, views=10) < 10 * view + 2e6
+
+
+@by_backend
+def test_masked_patches_take_their_gradients(provider: str, blocks: float) -> None:
+    assert teachers_peak("ibot", "fwd_bwd", provider, 1024, 8192) < 4 * 1024 * 8192 + 1e6 + blocks
+
+
+def test_a_balanced_center_takes_a_few_vectors_a_thread() -> None:
+    vector, threads = 8 * 65536, torch.get_num_threads()
+    for rows in (16, 256):
+        assert teachers_peak("sinkhorn", "fwd", "fastssl", rows) < (2 * threads + 4) * vector + 1e6
+
+
+def test_memory_of_a_streamed_center_does_not_grow_with_samples() -> None:
+    small, large = (teachers_peak("sinkhorn", "fwd", "fastssl-torch", rows) for rows in (256, 512))
+    assert large - small < 2e6
+
+
+def test_an_average_of_weights_takes_no_memory() -> None:
+    assert teachers_peak("ema", "fwd", "fastssl", 2, 384) < 1e6

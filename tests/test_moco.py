@@ -81,18 +81,19 @@ def test_the_copy_learns_nothing_itself():
 
 
 def test_the_copy_is_a_moving_average():
+    """Of parameters, and of running statistics, to which its own batches add; the count of batches is copied."""
     method = moco(momentum=0.97)
-    average = [p.double() for p in method.key_encoder.parameters()]
+    source = method.encoder, method.projector
     for step in range(5):
-        method(views_of(method, 8, step))  # moves the running statistics
+        method(views_of(method, 8, step))  # moves the running statistics of both
         for p in trained(method):
             p.data += torch.randn_like(p)
-        average = [0.97 * a + 0.03 * p.double() for a, p in zip(average, trained(method), strict=True)]
+        before = [value.double() for value in method.key_encoder.state_dict().values()]
         method.after_step()
-        for p, a in zip(method.key_encoder.parameters(), average, strict=True):
-            torch.testing.assert_close(p.double(), a, rtol=1e-5, atol=1e-6)
-    for mine, source in zip(method.key_encoder.encoder.buffers(), method.encoder.buffers(), strict=True):
-        assert torch.equal(mine, source)
+        theirs = [value for module in source for value in module.state_dict().values()]
+        for mine, b, value in zip(method.key_encoder.state_dict().values(), before, theirs, strict=True):
+            want = 0.97 * b + 0.03 * value.double() if value.is_floating_point() else value.double()
+            torch.testing.assert_close(mine.double(), want, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -180,9 +181,9 @@ def test_heads_and_views():
         assert [view.shape for view in views] == [(3, 3, 80, 80)] * 2
         assert not torch.equal(*views)
         assert method(views).isfinite()
-    (view, _) = methods.moco.default_moco("v2", 3, 224).recipe.views
+    (view, _) = v2.recipe(3, 224).recipe.views
     assert view == transforms.MoCoV2(224).recipe.views[0]
-    (view, _) = methods.moco.default_moco("v1", 3, 224).recipe.views
+    (view, _) = v1.recipe(3, 224).recipe.views
     assert (view.jitter_p, view.gray_p, view.blur_p, view.scale) == (1.0, 0.2, 0.0, (0.2, 1.0))
     small = methods.MoCo(encoder, queue_size=10, transform=transforms.SimCLRSmall(12))
     assert small.augment(images)[0].shape == (3, 3, 12, 12)

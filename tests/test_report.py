@@ -15,6 +15,7 @@ import report
 import report_augment
 import report_masking
 import report_ntxent
+import report_teachers
 import texts
 
 ROOT = report.ROOT
@@ -67,6 +68,20 @@ def mae_step(provider, time_ms, over, **other):
         "encoder": "vit_base_patch16_224", "mode": "fwd_bwd", "dtype": "float32", "time_ms": time_ms,
         "time_over_fastssl": over, "peak_mib": 5000.0, "loss": 1.30491, "difference": 7e-7, "error": 6.4e-7,
         "exact_batch": 2, **{f"ms_{i}": 100.0 * (i + 1) for i in range(5)},
+    }  # fmt: skip
+    return base | other
+
+
+def distilled(provider, case="dino", time_ms=20.0, over=1.0, peak_mib=161.0, **other):
+    gradients_mib = {"dino": 160.0, "ibot": 128.0}.get(case)
+    base = {
+        "op": "teachers", "provider": provider, "case": case, "m": 64, "n": 65536, "views": 10 if case == "dino" else 1,
+        "title": {"dino": "DINO and its centre", "ema": "average of weights"}.get(case, case),
+        "backend": {"fastssl": "cpp", "fastssl-torch": "torch"}.get(provider), "device": "cpu", "dtype": "float32",
+        "mode": "fwd" if gradients_mib is None else "fwd_bwd", "time_ms": time_ms, "time_over_fastssl": over,
+        "peak_mib": peak_mib, "gradients_mib": gradients_mib, "peak_beyond_mib": peak_mib - (gradients_mib or 0),
+        "floor_bytes": 6e8, "floor_bytes_ms": 15.0, "floor_operations_ms": 0.0, "time_over_floor": time_ms / 15,
+        "copy_gbs": 40.4,
     }  # fmt: skip
     return base | other
 
@@ -136,6 +151,57 @@ def masked():
         mae_step("eager", 17000.0, 1.118),
     ]
     return result(rows, "masking")
+
+
+@pytest.fixture
+def taught():
+    rows = [
+        distilled("fastssl"),
+        distilled("fastssl", time_ms=777.0, mode="fwd"),
+        distilled("eager", time_ms=90.0, over=4.5, peak_mib=360.0),
+        distilled("lightly", time_ms=100.0, over=5.0, peak_mib=560.0),
+        distilled("pairs", time_ms=400.0, over=20.0, peak_mib=1160.0),
+        distilled("fastssl-torch", time_ms=60.0, over=3.0),
+        distilled("fastssl", dtype="bfloat16", time_ms=12.0, peak_mib=81.0),
+        distilled("fastssl", views=12, time_ms=24.0),
+        distilled("fastssl", "sinkhorn", 3.0, peak_mib=2.0),
+        distilled("eager", "sinkhorn", 30.0, 10.0, peak_mib=16.0),
+        distilled("fastssl-assignments", "sinkhorn", 6.0, 2.0, peak_mib=18.0),
+        distilled("fastssl", "ema", 9.0, peak_mib=0.0, floor_bytes=260e6),
+        distilled("eager", "ema", 18.0, 2.0, peak_mib=0.1, floor_bytes=260e6),
+    ]
+    return result(rows, "teachers")
+
+
+def test_teachers_and_students_are_told_as_the_rows_say(taught):
+    text = report_teachers.section(taught)
+    lines = text.splitlines()
+    assert lines[0] == "**Some CPU, 2 cores, AVX2**, 2 threads"
+    assert "| | fastssl | eager PyTorch | lightly | DINO's loop over pairs |" in lines
+    title = "DINO and its centre, 2 + 8 views, 64 × 65536"
+    cells = "20.0 ms, 161 MiB | 90.0 ms (4.5×), 360 MiB | 100 ms (5.0×), 560 MiB | 400 ms (20.0×), 1.1 GiB"
+    assert f"| {title} | {cells} |" in lines
+    assert "| DINO and its centre, 2 + 10 views, 64 × 65536 | 24.0 ms, 161 MiB |  |  |  |" in lines
+    assert "bytes that must be read and written, at a copy's 40 GB/s in the same run" in text
+    assert f"| {title} | 600.0 MB | 15.0 ms | 1.3× | 6.0× | 6.7× | 44.7 % | 0.5 % |" in lines
+    assert "| sinkhorn, 64 × 65536 | 600.0 MB | 15.0 ms | 0.2× | 2.0× |  | 12.5 % | 12.5 % |" in lines
+    assert "| average of weights, 21.7 million | 260.0 MB | 15.0 ms | 0.6× | 1.2× |  |  |  |" in lines
+    assert f"{title}: fastssl 1.0 MiB, eager PyTorch 200 MiB, lightly 400 MiB, DINO's loop over pairs 1000 MiB;" in text
+    assert f"{title} 60.0 ms (3.0×) by the torch backend; {title} 12.0 ms, 81 MiB in bfloat16" in text
+    assert "sinkhorn, 64 × 65536 6.00 ms (2.0×), 18 MiB with the assignments." in text
+    assert "Measured 2026-01-02 by `pytest benchmarks/bench_teachers.py`" in text
+    assert "777" not in text
+
+
+def test_parts_of_teachers_and_students_make_a_section(taught):
+    few = report_teachers.section(result([r for r in taught["rows"] if r["case"] == "ema"], "teachers"))
+    assert "average of weights" in few
+    assert "Peaks beyond" not in few
+    assert "other forms" not in few
+    unknown = distilled("fastssl") | {"peak_mib": None, "peak_beyond_mib": None}
+    text = report_teachers.section(result([unknown], "teachers"))
+    assert "| DINO and its centre, 2 + 8 views, 64 × 65536 | 20.0 ms |" in text
+    assert "Peaks beyond" not in text
 
 
 def test_masked_training_is_told_as_the_rows_say(masked):
@@ -228,7 +294,7 @@ def test_changed_sources_are_told(measured):
     assert "commit 0123456789 with changes;" in report_ntxent.section(measured)
 
 
-def test_only_the_text_between_markers_changes(measured, views, masked):
+def test_only_the_text_between_markers_changes(measured, views, masked, taught):
     plots = "<!-- bench:{0}-plots:begin -->\n<!-- bench:{0}-plots:end -->\n"
     readme = README + plots.format("ntxent") + README.replace("ntxent", "augment") + plots.format("augment")
     text = report.update(readme, {"some-2c": measured}, "ntxent")
@@ -245,34 +311,39 @@ def test_only_the_text_between_markers_changes(measured, views, masked):
     told = report.update(with_masks, {"some-2c": masked}, "masking")
     assert "](benchmarks/results/some-2c/masking_time.png)" in told
     assert report.update(told, {"some-2c": masked}, "masking") == told
+    with_teachers = README.replace("ntxent", "teachers") + plots.format("teachers")
+    told = report.update(with_teachers, {"some-2c": taught}, "teachers")
+    assert "](benchmarks/results/some-2c/teachers_time.png)" in told
     with pytest.raises(ValueError, match="no markers <!-- bench:ntxent:begin -->"):
         report.update("no markers", {"some-2c": measured}, "ntxent")
 
 
-def test_check_finds_a_number_that_no_result_backs(measured, views, masked, tmp_path, capsys):
+def test_check_finds_a_number_that_no_result_backs(measured, views, masked, taught, tmp_path, capsys):
     folder, readme = tmp_path / "results" / "some-2c", tmp_path / "README.md"
     folder.mkdir(parents=True)
-    text = README + README.replace("ntxent", "augment") + README.replace("ntxent", "masking")
-    for op, stored in (("ntxent", measured), ("augment", views), ("masking", masked)):
+    stored_of = {"ntxent": measured, "augment": views, "masking": masked, "teachers": taught}
+    text = "".join(README.replace("ntxent", op) for op in stored_of)
+    for op, stored in stored_of.items():
         (folder / f"{op}.json").write_text(json.dumps(stored))
         text = report.update(text, report.load(tmp_path / "results", op), op)
     readme.write_text(text)
     arguments = ["--check", "--readme", str(readme), "--results", str(tmp_path / "results")]
     assert report.main(arguments) == 0
-    for number in ("11.0 ms", "0.29 ms", "17.0 s"):
+    for number in ("11.0 ms", "0.29 ms", "17.0 s", "1.3×"):
         readme.write_text(text.replace(number, "99.0 ms"))
         assert report.main(arguments) == 1
         assert "out of date" in capsys.readouterr().out
     assert report.main(["--check", "--readme", str(readme), "--results", str(tmp_path / "none")]) == 1
 
 
-def test_plots(measured, views, masked, tmp_path):
+def test_plots(measured, views, masked, taught, tmp_path):
     plots = pytest.importorskip("plots", exc_type=ImportError)
-    for op, stored in (("ntxent", measured), ("augment", views), ("masking", masked)):
+    drawn = {"ntxent": measured, "augment": views, "masking": masked, "teachers": taught}
+    for op, stored in drawn.items():
         for path in plots.DRAW[op](copy.deepcopy(stored), tmp_path):
             assert path.read_bytes().startswith(b"\x89PNG")
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "augment_time.png", "masking_time.png", "ntxent_memory.png", "ntxent_time.png"
+        "augment_time.png", "masking_time.png", "ntxent_memory.png", "ntxent_time.png", "teachers_time.png"
     ]  # fmt: skip
 
 

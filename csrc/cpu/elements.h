@@ -73,6 +73,9 @@ FASTSSL_INLINE void store_some(ElementType type, void* out, vfloat x, int64_t co
 }
 
 FASTSSL_INLINE float sum_lanes(vfloat x) {
+#if FASTSSL_LANES == 16
+  return _mm512_reduce_add_ps((__m512)x);  // in the order below
+#endif
   for (int half = LANES / 2; half > 0; half /= 2)
     for (int i = 0; i < half; ++i) x[i] += x[i + half];
   return x[0];

@@ -12,9 +12,16 @@ typedef int vint_unaligned __attribute__((vector_size(LANES * 4), aligned(4), ma
 FASTSSL_INLINE vfloat load(const float* p) { return *reinterpret_cast<const vfloat_unaligned*>(p); }
 FASTSSL_INLINE void store(float* p, vfloat x) { *reinterpret_cast<vfloat_unaligned*>(p) = x; }
 FASTSSL_INLINE vfloat splat(float x) { return x - vfloat{}; }
+// Of a NaN and a number in this order, or of two numbers: a where it is not less than b.
 FASTSSL_INLINE vfloat maximum(vfloat a, vfloat b) {
+#if FASTSSL_LANES == 16
+  return (vfloat)_mm512_max_ps((__m512)b, (__m512)a);
+#elif FASTSSL_LANES == 8
+  return (vfloat)_mm256_max_ps((__m256)b, (__m256)a);
+#else
   const vint less = a < b;
   return (vfloat)((less & (vint)b) | (~less & (vint)a));
+#endif
 }
 
 FASTSSL_INLINE vint load(const int* p) { return *reinterpret_cast<const vint_unaligned*>(p); }
@@ -88,6 +95,8 @@ FASTSSL_INLINE vfloat product(vfloat a, vfloat b) {
   return p;
 }
 
+constexpr float EXP2_OF_0 = 0x1.000002p+0f;  // what the functions below make of 0
+
 // 2^fraction * 2^n, where `shifted` holds n in its low mantissa bits and |fraction| <= 1/2.
 // Relative minimax polynomial of degree 5, error 7.5e-8 before rounding.
 FASTSSL_INLINE vfloat exp2_parts(vfloat fraction, vfloat shifted) {
@@ -95,7 +104,7 @@ FASTSSL_INLINE vfloat exp2_parts(vfloat fraction, vfloat shifted) {
   p = p * fraction + 0x1.c6b6e4p-5f;
   p = p * fraction + 0x1.ebf918p-3f;
   p = p * fraction + 0x1.62e428p-1f;
-  p = p * fraction + 0x1.000002p+0f;
+  p = p * fraction + EXP2_OF_0;
   return (vfloat)((vuint)p + ((vuint)shifted << 23));  // unsigned: out of range, this may overflow
 }
 

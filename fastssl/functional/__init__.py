@@ -2,11 +2,16 @@
 
 from ._augment import augment
 from ._blockwise_masking import blockwise_masking
+from ._center_update import center_update
 from ._clip import clip
 from ._cpc import cpc
 from ._dcl import dcl, dclw, hard_negative_ntxent
+from ._dino_loss import dino_loss
+from ._ema_update import ema_update
 from ._gather_tokens import gather_tokens
+from ._ibot_loss import ibot_loss
 from ._info_nce import info_nce, moco
+from ._koleo import koleo
 from ._linear_cross_entropy import linear_cross_entropy
 from ._mask_patchify import mask_patchify
 from ._masked_mse import masked_mse
@@ -20,14 +25,15 @@ from ._recipe import Recipe, View
 from ._restore_tokens import restore_tokens
 from ._sample_params import sample_params
 from ._siglip import siglip
+from ._sinkhorn import sinkhorn
 from ._supcon import multi_positive_ntxent, supcon
 from ._text_masking import text_masking
 from ._uniformity import alignment, uniformity
 
 __all__ = [
-    "AugmentParams", "Recipe", "TokenMasks", "View", "alignment", "augment", "blockwise_masking", "clip", "cpc",
-    "dcl", "dclw", "gather_tokens", "hard_negative_ntxent", "info_nce", "linear_cross_entropy", "mask_patchify",
-    "masked_mse", "moco", "multi_positive_ntxent", "multiblock_masking", "ntxent", "pairwise_logsumexp",
-    "pairwise_softplus", "random_masking", "restore_tokens", "sample_params", "siglip", "supcon", "text_masking",
-    "uniformity",
+    "AugmentParams", "Recipe", "TokenMasks", "View", "alignment", "augment", "blockwise_masking", "center_update",
+    "clip", "cpc", "dcl", "dclw", "dino_loss", "ema_update", "gather_tokens", "hard_negative_ntxent", "ibot_loss",
+    "info_nce", "koleo", "linear_cross_entropy", "mask_patchify", "masked_mse", "moco", "multi_positive_ntxent",
+    "multiblock_masking", "ntxent", "pairwise_logsumexp", "pairwise_softplus", "random_masking", "restore_tokens",
+    "sample_params", "siglip", "sinkhorn", "supcon", "text_masking", "uniformity",
 ]  # fmt: skip

@@ -32,12 +32,12 @@ def embeddings(*tensors: Tensor, normalize: bool) -> tuple[torch.dtype, list[Ten
         return products, [unit_rows(x) if normalize else x for x in rows]
 
 
-def unit_rows(x: Tensor) -> Tensor:
-    """Return x / max(|x|, 1e-12) along the last axis, for rows of any magnitude."""
+def unit_rows(x: Tensor, eps: float = 1e-12) -> Tensor:
+    """Return x / max(|x|, eps) along the last axis, for rows of any magnitude."""
     if x.dtype == torch.float32:
         # A power of two costs no rounding.
         x = x * torch.where(x.detach().abs().amax(-1, keepdim=True) > _LARGE, _SHRINK, 1.0)
-    return F.normalize(x, dim=-1)
+    return F.normalize(x, dim=-1, eps=eps)
 
 
 def paired_scores(x: Tensor, y: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from ._contrastive import (
     UniformityLoss,
 )
 from ._cosine import BYOLLoss, NegativeCosineSimilarity
+from ._dino import DINOLoss, IBOTLoss, KoLeoLoss
 from ._masked_mse import MaskedMSELoss
 from ._ntxent import NTXentLoss
 from ._redundancy import BarlowTwinsLoss, VICRegLoss
@@ -34,8 +35,11 @@ __all__ = [
     "CPCLoss",
     "DCLLoss",
     "DCLWLoss",
+    "DINOLoss",
     "HardNegativeNTXentLoss",
+    "IBOTLoss",
     "InfoNCELoss",
+    "KoLeoLoss",
     "LinearCrossEntropyLoss",
     "MaskedMSELoss",
     "MoCoLoss",

@@ -17,7 +17,7 @@ from ..transforms import statistics
 from ._vit import init_vit
 
 _STEMS = ("timm", "no-pool", "small")
-_INITS = ("timm", "mae")
+_INITS = ("timm", "mae", "mocov3")
 _RECIPE = "_fastssl_recipe"  # the attribute that remembers build_encoder's arguments
 
 
@@ -31,8 +31,8 @@ def build_encoder(
         in_chans: channels of the images, 1 or 3.
         stem: ``"timm"``, or for small images ``"no-pool"``, which leaves out the pooling after the stem of a ResNet, or
             ``"small"``, which besides makes its first layer a 3x3 convolution of stride 1.
-        init: ``"timm"``, or for a vision transformer ``"mae"``: the initial weights of He et al. 2022, with fixed
-            positions of sines and cosines.
+        init: ``"timm"``, or for a vision transformer ``"mae"`` or ``"mocov3"``: the initial weights of He et al. 2022
+            or of Chen et al. 2021, with fixed positions of sines and cosines.
         **kwargs: passed to ``timm.create_model``, such as ``pretrained=True`` or ``layers=(1, 1, 1, 1)``.
 
     Returns:
@@ -40,14 +40,14 @@ def build_encoder(
 
     Raises:
         ValueError: timm has no such model, it refuses an argument, or the model has no ResNet stem to replace.
-        TypeError: initial weights of MAE are wanted for what is no vision transformer.
+        TypeError: initial weights of MAE or MoCo v3 are wanted for what is no vision transformer.
         MissingExtraError: timm is not installed.
     """
     timm = require("timm", "an encoder by name")
     if stem not in _STEMS:
         raise ValueError(f"stem: got {stem!r}, want {', '.join(map(repr, _STEMS))}")
     if init not in _INITS or (init != "timm" and kwargs.get("pretrained")):
-        raise ValueError(f"init: got {init!r}, want 'timm', or 'mae' for an encoder that is not pretrained")
+        raise ValueError(f"init: got {init!r}, want 'timm', or 'mae' or 'mocov3' for an encoder that is not pretrained")
     if in_chans not in (1, 3):
         raise ValueError(f"in_chans: got {in_chans!r}, want 1 or 3")
     if not isinstance(name, str) or not timm.is_model(name):
@@ -72,8 +72,8 @@ def build_encoder(
         conv = nn.Conv2d(in_chans, first.out_channels, 3, 1, 1, bias=False)
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         model.conv1 = conv
-    if init == "mae":
-        init_vit(model)
+    if init != "timm":
+        init_vit(model, init)
     # Weights come from the exported file, so a rebuilt encoder never downloads the pretrained ones.
     kept = {key: value for key, value in kwargs.items() if not key.startswith("pretrained")}
     setattr(model, _RECIPE, {"name": name, "in_chans": in_chans, "stem": stem, "init": init, "kwargs": kept})
@@ -99,13 +99,21 @@ def small_resnet(in_chans: int = 3, image_size: int = 32) -> nn.Module:
     )
 
 
-def small_vit(in_chans: int = 3, image_size: int = 32) -> nn.Module:
+def build_for_any_size(name: str, **kwargs: Any) -> nn.Module:
+    """Make an encoder as `build_encoder` does; a vision transformer takes images of any size of whole patches."""
+    encoder = build_encoder(name, **kwargs)
+    return encoder if fixed_size(encoder) is None else build_encoder(name, dynamic_img_size=True, **kwargs)
+
+
+def small_vit(in_chans: int = 3, image_size: int = 32, *, dynamic_img_size: bool = False) -> nn.Module:
     """Make a vision transformer of six blocks and 0.7 million weights, small enough to train on a CPU in minutes.
 
     Args:
         in_chans: channels of the images, 1 or 3.
         image_size: height and width of the images in pixels, which patches of some size must divide into 4 to 16 a
             side; 8 a side where there is a choice.
+        dynamic_img_size: take images of other sizes as well, of whole patches, as methods with local views show it; the
+            positions are interpolated.
 
     Returns:
         A module float [B, in_chans, H, W] -> features [B, 96], with MAE's initial weights.
@@ -121,7 +129,14 @@ def small_vit(in_chans: int = 3, image_size: int = 32) -> nn.Module:
     return build_encoder(
         "vit_tiny_patch16_224", in_chans=in_chans, init="mae", img_size=image_size, patch_size=patch, embed_dim=96,
         depth=6, num_heads=3, class_token=False, global_pool="avg", fc_norm=False,
+        **({"dynamic_img_size": True} if dynamic_img_size else {}),
     )  # fmt: skip
+
+
+def is_vit(name: str) -> bool:
+    """Tell whether timm makes a vision transformer by this name, whose images may be of another size by `img_size`."""
+    timm = require("timm.models", "an encoder by name")
+    return bool(timm.is_model_in_modules(name, {"vision_transformer"}))
 
 
 def rebuild(recipe: dict[str, Any]) -> nn.Module:

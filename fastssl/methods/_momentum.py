@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .._queue import gather_rows
+from ..functional import ema_update
 from ..functional._peers import peers
 from ._encoder import encode
 
@@ -40,31 +42,43 @@ class MomentumEncoder(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         def keep(t: Tensor) -> Tensor:
             moved = fn(t)
-            return moved.float() if moved.dtype in _HALVES else moved
+            return t.to(moved.device, torch.float32) if moved.dtype in _HALVES else moved
 
         return super()._apply(keep, recurse)
 
     @torch.no_grad()
     def forward(self, view: Tensor) -> Tensor:
         """Return the projections [B, d] of a view [B, C, H, W]."""
-        with torch.autocast(view.device.type, view.dtype) if view.dtype in _HALVES else contextlib.nullcontext():
+        with in_precision_of(view):
             projection: Tensor = self.projector(encode(self.encoder, view))
         return projection
 
-    @torch.no_grad()
     def follow(self, encoder: nn.Module, projector: nn.Module, momentum: float) -> None:
-        """Move every parameter to momentum times itself plus (1 - momentum) times the followed one's, in float32.
+        """Move everything to momentum times itself plus (1 - momentum) times the followed one's, in float32.
 
-        Buffers are copied.
+        Integer buffers are copied; see `fastssl.functional.ema_update`.
         """
-        mine, theirs = [self.encoder, self.projector], [encoder, projector]
-        averages: list[Tensor] = [p for module in mine for p in module.parameters()]
-        followed = [p for module in theirs for p in module.parameters()]
-        targets = [p.to(average.dtype) for p, average in zip(followed, averages, strict=True)]
-        torch._foreach_lerp_(averages, targets, 1 - momentum)
-        for module, source in zip(mine, theirs, strict=True):
-            for buffer, value in zip(module.buffers(), source.buffers(), strict=True):
-                buffer.copy_(value)
+        # Under the names that they have here, so that both pairs move in one call.
+        ema_update(self, nn.ModuleDict({"encoder": encoder, "projector": projector}), momentum)
+
+
+def in_precision_of(view: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Return the context in which weights of float32 take images of any type: of 16 bits under autocast."""
+    return torch.autocast(view.device.type, view.dtype) if view.dtype in _HALVES else contextlib.nullcontext()
+
+
+def cosine_momentum(base: float, step: int, total_steps: int) -> float:
+    """Return the momentum of a step: `base` at step 0 and 1 at `total_steps`, along half a cosine between.
+
+        1 - (1 - base) (1 + cos(pi step / total_steps)) / 2
+
+    With ``total_steps=0``, of a run whose end is not known, it stays `base`.
+
+    Source: Grill et al. 2020, section 3.2.
+    """
+    if total_steps < 1:
+        return base
+    return 1 - (1 - base) * (1 + math.cos(math.pi * min(max(0, step), total_steps) / total_steps)) / 2
 
 
 def has_batch_norm(module: nn.Module) -> bool:

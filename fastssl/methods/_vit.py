@@ -73,8 +73,13 @@ def init_weights(module: nn.Module) -> None:
             nn.init.zeros_(part.bias)
 
 
-def init_vit(encoder: nn.Module) -> None:
-    """Initialise a vision transformer of timm as in MAE; its positions become sines and cosines that stay as they are.
+def init_vit(encoder: nn.Module, like: str = "mae") -> None:
+    """Initialise a vision transformer of timm; its positions become sines and cosines that stay as they are.
+
+    Args:
+        encoder: from `check_vit`.
+        like: "mae", or "mocov3", whose queries, keys and values count as layers of their own, and whose tokens and bias
+            of the patches start at about 0.
 
     Raises:
         TypeError, ValueError: as for `check_vit`, or the width is no multiple of 4.
@@ -85,9 +90,15 @@ def init_vit(encoder: nn.Module) -> None:
     init_weights(vit)
     proj = vit.patch_embed.proj
     nn.init.xavier_uniform_(proj.weight.view(len(proj.weight), -1))
+    if like == "mocov3":
+        for block in vit.blocks:
+            for part in block.attn.qkv.weight.detach().chunk(3):
+                nn.init.xavier_uniform_(part)
+        if proj.bias is not None:
+            nn.init.zeros_(proj.bias)
     for token in (vit.cls_token, vit.reg_token):
         if token is not None:
-            nn.init.normal_(token, std=0.02)
+            nn.init.normal_(token, std=1e-6 if like == "mocov3" else 0.02)
     if vit.pos_embed is not None:
         prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
         with torch.no_grad():
@@ -146,13 +157,36 @@ def with_prefix(prefix: Tensor | None, tokens: Tensor) -> Tensor:
 
 def run_blocks(vit: Any, tokens: Tensor) -> Tensor:
     """Run the blocks and the last norm, wherever timm has put it, on tokens [N, P + K, D]."""
+    # With pooling before the norm, timm keeps it in fc_norm: each token is normalised here, and so it is trained.
+    normed: Tensor = vit.fc_norm(_run(vit, vit.pos_drop(tokens)))
+    return normed
+
+
+def _run(vit: Any, tokens: Tensor) -> Tensor:
     from timm.models import checkpoint_seq
 
-    tokens = vit.norm_pre(vit.pos_drop(tokens))
+    tokens = vit.norm_pre(tokens)
     tokens = checkpoint_seq(vit.blocks, tokens) if vit.grad_checkpointing else vit.blocks(tokens)
-    # With pooling before the norm, timm keeps it in fc_norm: each token is normalised here, and so it is trained.
-    normed: Tensor = vit.fc_norm(vit.norm(tokens))
+    normed: Tensor = vit.norm(tokens)
     return normed
+
+
+def encode_tokens(
+    vit: Any, view: Tensor, mask: Tensor | None = None, token: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the features [N, D], as timm pools them, and the normed patches [N, L, D] of a view [N, C, H, W].
+
+    Args:
+        vit: from `check_vit`.
+        view: images of a size that it takes.
+        mask: bool [N, L]: the patches that the token stands in for.
+        token: [D].
+    """
+    x = vit.patch_embed(view)  # [N, L, D], or [N, h, w, D] where the size may differ
+    if mask is not None and token is not None:
+        x = torch.where(mask.view(*x.shape[:-1], 1), token.to(x.dtype), x)
+    x = _run(vit, vit._pos_embed(x))
+    return vit.forward_head(x, pre_logits=True), vit.fc_norm(x[:, vit.num_prefix_tokens :])
 
 
 def unpatchify(patches: Tensor, shape: torch.Size, patch: tuple[int, int]) -> Tensor:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from .. import _checks, transforms
-from .._images import RaggedImages
 from .._queue import Queue
 from ..functional import Recipe, View, moco
 from ..functional._similarity import unit_rows
-from ._encoder import build_encoder, encode, encoder_width
 from ._momentum import MomentumEncoder, has_batch_norm, shuffled
+from ._two_views import Transform, TwoViews, both, small_or
 
 _TEMPERATURES = {"v1": 0.07, "v2": 0.2}
 
 
-class MoCo(nn.Module):
+class MoCo(TwoViews):
     """MoCo v1 and v2: encoder, head, their momentum copy and a queue of its keys, a plain module for any training loop.
 
     The first view's projection is the query; the second view's, made by the copy, is its key. Negatives are the keys of
@@ -37,8 +35,8 @@ class MoCo(nn.Module):
         hidden_dim: width of the hidden layer of v2's head; by default the width of the features.
         transform: a batch of uint8 images -> list of two float views. By default the published recipe for views over 64
             pixels, `transforms.MoCoV2` for v2, and that of `methods.SimCLR` up to 64.
-        image_size: height and width of the views of the default transform; by default those of the images, and 224
-            for images of different sizes.
+        image_size: height and width of the views of the default transform; by default those that a vision transformer
+            takes, else those of the images, and 224 for images of different sizes.
         feature_dim: f, where the encoder has no attribute `num_features` to tell.
         shuffle_bn: hide from batch norm which query and key belong together, which else it gives away: queries and keys
             of one batch share its statistics, the queue does not. Several processes exchange the images of the keys;
@@ -49,7 +47,7 @@ class MoCo(nn.Module):
         TypeError, ValueError: an argument is of another type or out of range, or the encoder is a classifier.
         MissingExtraError: `encoder` is a name and timm is not installed.
 
-    The copy averages the parameters in float32 and copies the buffers. In the authors' code each network keeps running
+    The copy averages parameters and running statistics in float32. In the authors' code each network keeps running
     statistics of its own; training reads neither. In several processes the loss is that of their queries, for
     DistributedDataParallel to average, and the queue takes the keys of all. In eval mode nothing is enqueued or moved.
 
@@ -72,12 +70,11 @@ class MoCo(nn.Module):
         momentum: float = 0.999,
         projection_dim: int = 128,
         hidden_dim: int | None = None,
-        transform: Callable[[Any], list[Tensor]] | None = None,
+        transform: Transform | None = None,
         image_size: int | None = None,
         feature_dim: int | None = None,
         shuffle_bn: bool = True,
     ) -> None:
-        super().__init__()
         if version not in _TEMPERATURES:
             raise ValueError(f"version: got {version!r}, want 'v1' or 'v2'")
         temperature = _TEMPERATURES[version] if temperature is None else temperature
@@ -87,31 +84,20 @@ class MoCo(nn.Module):
         _checks.positive_int("projection_dim", projection_dim)
         if hidden_dim is not None:
             _checks.positive_int("hidden_dim", hidden_dim)
-        self.momentum = _checks.fraction("momentum", momentum, below_one=True)
-        self.encoder = build_encoder(encoder) if isinstance(encoder, str) else encoder
-        width = encoder_width(self.encoder, feature_dim)
-        hidden = hidden_dim or width
+        momentum = _checks.fraction("momentum", momentum, below_one=True)
+        super().__init__(encoder, transform, image_size, feature_dim)
+        self.momentum = momentum
+        width, hidden = self.width, hidden_dim or self.width
         two = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, projection_dim))
         self.projector: nn.Module = two if version == "v2" else nn.Linear(width, projection_dim)
         self.key_encoder = MomentumEncoder(self.encoder, self.projector)
         self.queue = Queue(queue_size, projection_dim, gather_distributed=True)
         self.temperature = temperature
         self.version, self.shuffle_bn = version, shuffle_bn
-        self.transform = transform
-        self.image_size = image_size
 
-    def augment(self, images: Tensor | RaggedImages) -> list[Tensor]:
-        """Return two float32 views [B, C, size, size] of uint8 images [B, C, H, W] or `RaggedImages`."""
-        if self.transform is not None:
-            return self.transform(images)
-        if isinstance(images, RaggedImages):
-            return default_moco(self.version, images.channels, self.image_size or 224)(images)
-        return default_moco(self.version, images.shape[1], self.image_size or images.shape[-1])(images)
-
-    def project(self, view: Tensor) -> Tensor:
-        """Return the projections [B, projection_dim] of one view [B, C, H, W], which the loss normalises."""
-        projection: Tensor = self.projector(encode(self.encoder, view))
-        return projection
+    def recipe(self, channels: int, size: int) -> transforms.Transform:
+        """Return the default transform for images of so many channels, with views of so many pixels."""
+        return small_or(transforms.MoCoV2 if self.version == "v2" else _mocov1, channels, size)
 
     def keys(self, view: Tensor) -> Tensor:
         """Return the keys [B, projection_dim] of one view [B, C, H, W]: unit rows in float32, without gradient."""
@@ -125,9 +111,8 @@ class MoCo(nn.Module):
         Raises:
             ValueError: there are not two views.
         """
-        if len(views) != 2:
-            raise ValueError(f"views: got {len(views)}, want 2")
-        query, keys = self.project(views[0]), self.keys(views[1])
+        first, second = both(views)
+        query, keys = self.project(first), self.keys(second)
         loss = moco(query, keys.to(query.dtype), self.queue.rows, self.temperature)
         if self.training:
             self.queue.enqueue(keys)
@@ -139,12 +124,7 @@ class MoCo(nn.Module):
             self.key_encoder.follow(self.encoder, self.projector, self.momentum)
 
 
-def default_moco(version: str, channels: int, size: int) -> transforms.Transform:
-    """The recipe of MoCo that fits images of `channels` and `size` pixels, with views for convolutions."""
-    if size <= 64:
-        return transforms.default_simclr(channels, size)
-    if version == "v2":
-        return transforms.MoCoV2(size, memory_format=torch.channels_last)
+def _mocov1(size: int, **output: Any) -> transforms.Transform:
     # The authors' v1 turns grey before the jitter, here one of the steps after it, which differs in how bright grey is.
     view = View(size, (0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.4), jitter_p=1.0, gray_p=0.2)
-    return transforms.Transform(Recipe((view, view)), memory_format=torch.channels_last)
+    return transforms.Transform(Recipe((view, view)), **output)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from torch import Tensor, nn
 
-from .. import transforms
-from .._images import RaggedImages
 from ..losses import NTXentLoss
-from ._encoder import build_encoder, encode, encoder_width
+from ._heads import mlp
+from ._two_views import Transform, TwoViews, both
 
 
-class SimCLR(nn.Module):
+class SimCLR(TwoViews):
     """SimCLR: encoder, projection head and NT-Xent loss, a plain module for any training loop.
 
     `encoder` is what training is for: it maps images to features h, and the projections z of h exist for the loss
@@ -27,8 +23,8 @@ class SimCLR(nn.Module):
         hidden_dim: width of the head's hidden layer; by default the width of the features.
         transform: a batch of uint8 images -> list of two float views, such as a recipe of `fastssl.transforms`. By
             default `SimCLR` for views over 64 pixels, `SimCLRSmall` up to 64, `SimCLRDigits` for grey ones up to 16.
-        image_size: height and width of the views of the default transform; by default those of the images, and 224
-            for images of different sizes.
+        image_size: height and width of the views of the default transform; by default those that a vision transformer
+            takes, else those of the images, and 224 for images of different sizes.
         feature_dim: f, where the encoder has no attribute `num_features` to tell.
 
     Raises:
@@ -47,40 +43,17 @@ class SimCLR(nn.Module):
         temperature: float | Tensor = 0.5,
         projection_dim: int = 128,
         hidden_dim: int | None = None,
-        transform: Callable[[Any], list[Tensor]] | None = None,
+        transform: Transform | None = None,
         image_size: int | None = None,
         feature_dim: int | None = None,
     ) -> None:
-        super().__init__()
         for name, value in (("projection_dim", projection_dim), ("hidden_dim", hidden_dim)):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name}: got {value!r}, want an int >= 1")
-        self.encoder = build_encoder(encoder) if isinstance(encoder, str) else encoder
-        width = encoder_width(self.encoder, feature_dim)
-        hidden_dim = hidden_dim or width
+        super().__init__(encoder, transform, image_size, feature_dim)
         # Chen et al.: a hidden layer with batch norm; the last layer has neither bias nor activation after it.
-        self.projector = nn.Sequential(
-            nn.Linear(width, hidden_dim, bias=False),
-            nn.BatchNorm1d(hidden_dim),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden_dim, projection_dim, bias=False),
-        )
+        self.projector: nn.Module = mlp((self.width, hidden_dim or self.width, projection_dim))
         self.criterion: nn.Module = NTXentLoss(temperature)
-        self.transform = transform
-        self.image_size = image_size
-
-    def augment(self, images: Tensor | RaggedImages) -> list[Tensor]:
-        """Return two float32 views [B, C, size, size] of uint8 images [B, C, H, W] or `RaggedImages`."""
-        if self.transform is not None:
-            return self.transform(images)
-        if isinstance(images, RaggedImages):
-            return transforms.default_simclr(images.channels, self.image_size or 224)(images)
-        return transforms.default_simclr(images.shape[1], self.image_size or images.shape[-1])(images)
-
-    def project(self, view: Tensor) -> Tensor:
-        """Return the projections z [B, projection_dim] of one view [B, C, H, W]."""
-        projection: Tensor = self.projector(encode(self.encoder, view))
-        return projection
 
     def forward(self, views: list[Tensor]) -> Tensor:
         """Return the loss, a 0-d float32 tensor, of two views of at least two images each.
@@ -88,10 +61,9 @@ class SimCLR(nn.Module):
         Raises:
             ValueError: there are not two views, or fewer than two images: no negatives to tell apart.
         """
-        if len(views) != 2:
-            raise ValueError(f"views: got {len(views)}, want 2")
-        if views[0].shape[0] < 2:
-            raise ValueError(f"views: got {views[0].shape[0]} image, want at least 2: one image has no negatives")
+        first, second = both(views)
+        if first.shape[0] < 2:
+            raise ValueError(f"views: got {first.shape[0]} image, want at least 2: one image has no negatives")
         # The two views pass the network one after the other, so each has batch statistics of its own.
-        loss: Tensor = self.criterion(self.project(views[0]), self.project(views[1]))
+        loss: Tensor = self.criterion(self.project(first), self.project(second))
         return loss

@@ -17,7 +17,9 @@ from ._contrastive import (
     supcon,
     uniformity,
 )
+from ._dino_loss import dino_loss, ibot_loss
 from ._gather_tokens import gather_tokens
+from ._koleo import koleo
 from ._mask_patchify import mask_patchify, patchify
 from ._masked_mse import masked_mse
 from ._multiblock_masking import multiblock_masking
@@ -27,12 +29,13 @@ from ._pairwise_softplus import pairwise_softplus
 from ._random_masking import masking_noise, random_masking
 from ._restore_tokens import restore_tokens
 from ._sample_params import philox, sample_params
+from ._sinkhorn import sinkhorn
 from ._text_masking import text_masking
 
 __all__ = [
-    "alignment", "augment", "blockwise_masking", "clip", "cpc", "dcl", "dclw", "gather_tokens",
-    "hard_negative_ntxent", "info_nce", "linear_cross_entropy", "mask_patchify", "masked_mse", "masking_noise",
-    "moco", "multi_positive_ntxent", "multiblock_masking", "ntxent", "pairwise_logsumexp", "pairwise_softplus",
-    "patchify", "philox", "random_masking", "restore_tokens", "sample_params", "siglip", "supcon", "text_masking",
-    "uniformity",
+    "alignment", "augment", "blockwise_masking", "clip", "cpc", "dcl", "dclw", "dino_loss", "gather_tokens",
+    "hard_negative_ntxent", "ibot_loss", "info_nce", "koleo", "linear_cross_entropy", "mask_patchify",
+    "masked_mse", "masking_noise", "moco", "multi_positive_ntxent", "multiblock_masking", "ntxent",
+    "pairwise_logsumexp", "pairwise_softplus", "patchify", "philox", "random_masking", "restore_tokens",
+    "sample_params", "siglip", "sinkhorn", "supcon", "text_masking", "uniformity",
 ]  # fmt: skip

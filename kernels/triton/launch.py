@@ -386,3 +386,55 @@ def loss_tile(elements: int) -> dict[str, int]:
     block = 1 << (elements - 1).bit_length() if elements <= 4096 else 2048
     tile = {"BLOCK_ROWS": max(1, min(64, 2048 // block)), "BLOCK_E": block, "num_warps": 8 if elements > 2048 else 4}
     return tile | ({"maxnreg": 64} if block < 128 else {})  # left alone, the assembler takes 40 and spills
+
+
+MAX_VIEWS = 12  # of students in one launch: each has two numbers in registers, and the teachers' three
+SUM = {"BLOCK": 4096, "num_warps": 16}
+
+
+def views(students: int, teachers: int, element_size: int, aligned: bool) -> dict[str, int]:
+    """Rows of several views read at once by programs of one warp, whose sums meet without shared memory.
+
+    A lane reads 16 bytes of each row, two stages before it uses them; of few rows several times that.
+    """
+    per = 16 // element_size // (1 if teachers <= 2 else 2) if aligned else 2
+    rows = students + teachers
+    lanes = 32 * (4 if rows <= 3 else 2 if rows <= 6 else 1)
+    return {"LANES": lanes, "PER": per, "STAGES": 3, "num_warps": 1, "maxnreg": 152}
+
+
+def slices(rows: int, width: int, block: int, device: torch.device) -> tuple[int, int]:
+    """Parts of a row, each a program of its own, and their tiles: 12 programs a processor, of up to 8192 elements."""
+    span = 8192
+    while span > 512 and rows * -(-width // span) < 12 * processors(device):
+        span //= 2
+    steps = -(-max(span, -(-width // 128)) // block)  # no more than 128 parts, which one program combines
+    return -(-width // (steps * block)), steps
+
+
+def combine(views: int, slices: int) -> dict[str, int]:
+    """All slices of all views of an image at once."""
+    block = {"BLOCK_VIEWS": 1 << (views - 1).bit_length(), "BLOCK_SLICES": 1 << (slices - 1).bit_length()}
+    return block | {"num_warps": 4 if block["BLOCK_VIEWS"] * block["BLOCK_SLICES"] > 256 else 1}
+
+
+def rows_of_scores(element_size: int, aligned: bool) -> dict[str, int]:
+    """Four rows at a time, which share what is subtracted from them."""
+    per = 16 // element_size if aligned else 2
+    return {"ROWS": 4, "LANES": 32, "PER": per, "STAGES": 3, "num_warps": 1, "maxnreg": 128}
+
+
+def columns_of_scores(element_size: int, aligned: bool) -> dict[str, int]:
+    """Eight rows at a time, whose sums over columns need no other thread: 16 bytes of each a lane."""
+    return {"ROWS": 8, "COLUMNS": 512 // element_size if aligned else 64, "STAGES": 3, "num_warps": 1, "maxnreg": 128}
+
+
+def parts_of_samples(blocks: int, samples: int, rows: int, device: torch.device) -> tuple[int, int]:
+    """Parts of the samples, of 32 at least, for 12 programs a processor on so many blocks of columns; their size."""
+    count = max(1, min(-(-12 * processors(device) // blocks), samples // 32))
+    size = -(-samples // (count * rows)) * rows
+    return -(-samples // size), size
+
+
+def columns_of_parts() -> dict[str, int]:
+    return {"BLOCK": 128, "num_warps": 4}

@@ -9,6 +9,8 @@
 | `solo` | `solo.losses` of solo-learn 1.0.6 |
 | `info_nce` | info-nce-pytorch 0.1.4 |
 | `moco_v3` | `contrastive_loss` of MoCo v3 |
+| `dino` | `DINOLoss` of DINO's `main_dino.py` |
+| `dinov2` | `dinov2.loss` |
 
 Constructors, calls, values and gradients are the originals', which these modules neither contain nor import. What
 differs everywhere, on purpose:

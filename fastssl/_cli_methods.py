@@ -1,0 +1,238 @@
+"""The methods that ``fastssl pretrain`` knows: what each does, its options, and what small images want of it.
+
+An entry of `METHODS` is all that the command line needs to know of a method. Nothing here imports torch, so that help
+is there at once; a test holds names and defaults against `fastssl.methods`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+# Keeps argparse's formatter from printing "(default: None)" where the help tells the default in words.
+NO_DEFAULT: dict[str, Any] = {"default": argparse.SUPPRESS}
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option ``--some-name`` that is the argument `some_name` of a method.
+
+    That of a bool takes no value and says the contrary of the default, by ``--no-some-name`` if that is True.
+    """
+
+    name: str
+    help: str
+    default: Any  # the method's own
+    small: Any = None  # for images up to 64 pixels
+    kind: type | None = None  # where the default does not tell
+    choices: tuple[str, ...] | None = None
+    told: str | None = None  # the default in words, where no one value is it
+
+    def add_to(self, parser: Any) -> None:
+        """Add the option; what is not given is not in the result, and is left to `small` and the method."""
+        default = self.default
+        flag = f"--{'no-' if default is True else ''}{self.name}".replace("_", "-")
+        if isinstance(default, bool):
+            parser.add_argument(
+                flag, dest=self.name, action="store_const", const=not default, help=self.help, **NO_DEFAULT
+            )
+            return
+        values: dict[str, Any] = {"type": self.kind or type(default), "choices": self.choices}
+        if isinstance(default, tuple):
+            values = {"type": self.kind or type(default[0]), "nargs": len(default)}
+        told = _in_words(default) if self.told is None else self.told
+        if self.small is not None:
+            told += f"; {_in_words(self.small)} for small images"
+        parser.add_argument(flag, help=f"{self.help} (default: {told})", **values, **NO_DEFAULT)
+
+
+def _in_words(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+@dataclass(frozen=True)
+class Method:
+    """What the command line knows of a method."""
+
+    help: str
+    options: tuple[Option, ...] = ()
+    encoder: str = "resnet"  # the kind of the default encoder: "resnet" or "vit"
+    vit_only: bool = False  # whether no other encoder will do
+    init: str = "timm"  # initial weights of a vision transformer
+    any_size: bool = False  # whether a vision transformer meets images of several sizes
+    optimizer: str = "adamw"  # the default in words
+    small_fit: dict[str, Any] = field(default_factory=dict)  # arguments of fit for images up to 64 pixels
+    chunks: bool = False  # whether fit takes a chunk_size
+
+    def small_options(self) -> dict[str, Any]:
+        """Return the arguments that images up to 64 pixels want, with a small encoder.
+
+        The published ones are for large images and much data.
+        """
+        return {option.name: option.small for option in self.options if option.small is not None}
+
+
+_PROJECTION = Option("projection_dim", "width of the projections", 128)
+
+
+def _momentum(published: float, small: float | None = None, to: str = "") -> Option:
+    return Option("momentum", f"part of the copy that stays at each step{to}", published, small)
+
+
+def _local_views(published: int) -> tuple[Option, ...]:
+    size = Option(
+        "local_size", "pixels a side of the small views", None, kind=int, told="3/7 of the large ones; 1/2 up to 64"
+    )
+    return Option("local_views", "small views of each image", published, small=4), size
+
+
+_DINO = (
+    Option("out_dim", "prototypes, among which the student must choose", 65536, small=1024),
+    Option("hidden_dim", "width of the head's hidden layers", 2048, small=512),
+    Option("bottleneck_dim", "width of what is compared with the prototypes", 256, small=64),
+    Option("norm_last_layer", "let the prototypes have any length", True),
+    Option("batch_norm", "batch norm in the head", False),
+    Option("student_temp", "temperature of the student", 0.1),
+    Option("teacher_temp", "temperature of the teacher after its warm-up", 0.07),
+    Option("warmup_teacher_temp", "temperature of the teacher at the start", 0.04),
+    Option("warmup_teacher_temp_epochs", "epochs from the one to the other", 30),
+    _momentum(0.996, small=0.99, to=", rising to 1"),
+    Option("centering", "of the teacher's logits", "mean", choices=("mean", "sinkhorn", "none")),
+    Option("center_momentum", "part of the mean of these logits that stays at each step", 0.9),
+    Option("clip_grad", "greatest norm of a parameter's gradient", 3.0),
+    Option("freeze_last_layer", "epochs in which the last layer of the head stays as it is", 1, kind=float),
+    *_local_views(8),
+)
+_DINOV2 = {"centering": "sinkhorn", "momentum": 0.992}  # where it differs
+
+
+METHODS = {
+    "simclr": Method(
+        "two views of each image must agree, against all others",
+        (Option("temperature", "temperature of the loss", 0.5), _PROJECTION),
+        chunks=True,
+    ),
+    "moco": Method(
+        "the first view must find the second among a queue of others, seen by a slow copy of the encoder",
+        (
+            Option("version", "of MoCo: v2 has a deeper head, and blur", "v2", choices=("v1", "v2")),
+            Option("temperature", "temperature of the loss", None, kind=float, told="0.2; 0.07 for v1"),
+            Option("queue_size", "keys in the queue, no more than there are images", 65536, small=4096),
+            _momentum(0.999, small=0.99),
+            _PROJECTION,
+        ),
+        optimizer="sgd",
+    ),
+    "mocov3": Method(
+        "each view must find the other among those of the batch, seen by a slow copy of the encoder",
+        (
+            Option(
+                "temperature", "temperature of the loss", None, kind=float, told="1.0; 0.2 for a vision transformer"
+            ),
+            _momentum(0.99, to=", rising to 1"),
+            Option("projection_dim", "width of the projections", 256),
+            Option("hidden_dim", "width of the hidden layers of projector and predictor", 4096, small=512),
+            Option("freeze_patches", "train the patch projection of a vision transformer, too", True),
+        ),
+        init="mocov3",
+        optimizer="lars; adamw for a vision transformer",
+        small_fit={"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-2},
+    ),
+    "byol": Method(
+        "each view must predict what a slow copy of the encoder makes of the other, without negatives",
+        (
+            _momentum(0.996, small=0.99, to=", rising to 1"),
+            Option("projection_dim", "width of the projections", 256),
+            Option("hidden_dim", "width of the hidden layers of projector and predictor", 4096, small=512),
+        ),
+        optimizer="lars",
+        small_fit={"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-2},
+    ),
+    "simsiam": Method(
+        "each view must predict the other, which is held still, without negatives or a copy",
+        (
+            Option("projection_dim", "width of the projections", 2048, small=512),
+            Option("hidden_dim", "width of the projector's hidden layers", 2048, small=512),
+            Option("predictor_dim", "width of the predictor's hidden layer", 512, small=128),
+        ),
+        optimizer="sgd",
+    ),
+    "swav": Method(
+        "each view must predict the cluster that another is assigned to, with clusters of equal size",
+        (
+            Option("prototypes", "clusters", 3000, small=300),
+            Option("projection_dim", "width of projections and prototypes", 128),
+            Option("hidden_dim", "width of the projector's hidden layer", 2048, small=512),
+            Option("temperature", "temperature of the predictions", 0.1),
+            Option("epsilon", "temperature of the assignments, which are the softer the larger it is", 0.05),
+            Option("iterations", "steps of Sinkhorn-Knopp", 3),
+            Option("queue_size", "past images that are assigned along with the batch, 0 for none", 0),
+            Option("queue_epochs", "epochs before the queue is used", 15),
+            Option("freeze_prototypes", "epochs in which the prototypes stay as they are", 1),
+            *_local_views(6),
+        ),
+        any_size=True,
+        optimizer="lars",
+    ),
+    "dino": Method(
+        "crops of an image must tell what a slow copy of the encoder, the teacher, sees in the whole of it",
+        _DINO,
+        encoder="vit",
+        any_size=True,
+    ),
+    "dinov2": Method(
+        "as dino, and hidden patches must be told from the others, with features that keep apart",
+        (
+            Option("mask_ratio", "least and greatest part of the patches to hide", (0.1, 0.5)),
+            Option("mask_probability", "part of the images in which patches are hidden", 0.5),
+            Option("ibot_weight", "weight of the loss on hidden patches", 1.0),
+            Option("koleo_weight", "weight of the loss that keeps features apart", 0.1),
+            Option("separate_heads", "one head for both losses", True),
+            *(replace(option, default=_DINOV2.get(option.name, option.default)) for option in _DINO),
+        ),
+        encoder="vit",
+        vit_only=True,
+        any_size=True,
+    ),
+    "mae": Method(
+        "hide most patches of a vision transformer, and reconstruct them with a small decoder",
+        (
+            Option("mask_ratio", "part that is hidden", 0.75),
+            Option("decoder_dim", "width of the decoder", 512, small=48),
+            Option("decoder_depth", "blocks of the decoder", 8, small=1),
+            Option("decoder_heads", "attention heads of the decoder", 16, small=2),
+            Option("norm_pix", "predict pixels as they are", True),
+        ),
+        encoder="vit",
+        vit_only=True,
+        init="mae",
+        small_fit={"lr": 1e-3},
+    ),
+    "simmim": Method(
+        "hide squares behind mask tokens, and predict their pixels linearly",
+        (
+            Option("mask_ratio", "part that is hidden", 0.6),
+            Option(
+                "mask_patch_size", "side of the hidden squares in pixels", None, kind=int,
+                told="32; an eighth of a small image",
+            ),
+        ),
+        encoder="vit",
+        vit_only=True,
+        init="mae",
+        small_fit={"lr": 1e-3},
+    ),
+    "dae": Method(
+        "reconstruct the clean image of a corrupted one, from the features alone",
+        (
+            Option(
+                "corruption", "noise, grey pixels, or grey squares", "gaussian", choices=("gaussian", "dropout", "mask")
+            ),
+            Option(
+                "strength", "deviation of the noise where white is 1, or part that turns grey", None, kind=float,
+                told="0.25, or 0.5",
+            ),
+        ),
+    ),
+}  # fmt: skip

@@ -1,0 +1,144 @@
+"""KoLeo: each row keeps away from its nearest neighbour, so that all spread over the sphere."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .. import _checks
+from ._peers import Gather, Peers, peers
+from ._registration import define_data_op
+from ._similarity import unit_rows
+
+_ROWS, _COLUMNS = 1024, 4096  # of a block of similarities: 16 MB in float32
+
+
+def koleo(x: Tensor, eps: float = 1e-8, *, gather_distributed: Gather = False) -> Tensor:
+    r"""Kozachenko-Leonenko estimate of the entropy of unit rows, negated: minus the mean log of nearest distances.
+
+        loss = -1/N sum_i log( |u_i - u_nn(i) + eps| + eps ),    u = x / max(|x|, eps)
+        nn(i) = argmax_{j != i} <u_i, u_j>
+
+    Args:
+        x: embeddings [N, d], at least two rows in all; float64, float32, float16 or bfloat16; normalised here.
+        eps: > 0; added to each of the d differences and to the distance, as in the authors' code.
+        gather_distributed: find neighbours among the rows of all processes of torch.distributed's default group, and
+            take the mean over these: True, "all_gather" or "ring". Batches may differ in size.
+
+    Returns:
+        A 0-d float32 tensor (float64 for float64), also under autocast, which is left aside.
+
+    Raises:
+        TypeError, ValueError: an argument is of another type, dtype, shape, device or value; the message names it.
+
+    Of neighbours that are equally near, the first one counts. Which row is nearest has no gradient. A row whose unit
+    vector is its neighbour's, but for rounding, and a row of zeros add what the formula says to the loss, but nothing
+    to the gradient, where they would outweigh the others by 1e8 in a direction that means nothing. Similarities are
+    computed in float32 (float64), in blocks of 16 MB.
+
+    Source: Sablayrolles et al., Spreading Vectors for Similarity Search, 2019, eq. 2; DINOv2's form of it.
+    """
+    return koleo_norm(x, eps, eps, 2.0, gather_distributed)
+
+
+def koleo_norm(x: Tensor, eps: float, difference_eps: float, p: float, gather_distributed: Gather) -> Tensor:
+    """Return the loss of `koleo` in the p-norm, with an eps of its own for the differences."""
+    _checks.float_tensor("x", x, "[N, d]")
+    for name, value in (("eps", eps), ("p", p)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            raise ValueError(f"{name}: got {value!r}, want a finite number > 0")
+    found = peers(gather_distributed, len(x), x.device)
+    if found.total < 2:
+        raise ValueError(f"x: got {found.total} row, want at least 2: one row has no neighbour")
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        # Through `where` a row gets a gradient of exactly 0, whatever its derivative is.
+        u = unit_rows(torch.where((x == 0).all(1, keepdim=True), 0.0, x), eps)
+        apart = u - _neighbours(u, found)
+        rounding = 2 * torch.finfo(u.dtype).eps
+        same = (apart.detach().abs() <= rounding).all(1, keepdim=True)
+        apart = torch.where(same, apart.detach(), apart) + difference_eps
+        distances = torch.linalg.vector_norm(apart, p, 1)
+        return -found.mean((distances + eps).log().double()).to(x.dtype)
+
+
+def _neighbours(u: Tensor, found: Peers) -> Tensor:
+    """Return the nearest row of each of this process's among those of all, whose gradients go back to it."""
+    if found.count == 1:
+        index: Tensor = torch.ops.fastssl.nearest_rows(u.detach())
+        return u[index]
+    rows: Tensor = _of_all(u, found)
+    return rows
+
+
+def _nearest_rows(u: Tensor) -> Tensor:
+    own = torch.arange(len(u), device=u.device)
+    with torch.autocast(u.device.type, enabled=False):
+        return _nearest(u, u, own, own)[1]
+
+
+define_data_op("nearest_rows(Tensor u) -> Tensor", _nearest_rows, lambda u: u.new_empty(u.shape[0], dtype=torch.int64))
+
+
+def _nearest(u: Tensor, others: Tensor, own: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Return, for rows at the places `own`, the largest product with another row and the first index of one in others.
+
+    NaN is the largest of all.
+    """
+    best, index = u.new_full((len(u),), -torch.inf), torch.zeros_like(own)
+    for r in range(0, len(u), _ROWS):
+        rows = slice(r, r + _ROWS)
+        for c in range(0, len(others), _COLUMNS):
+            columns = slice(c, c + _COLUMNS)
+            scores = (u[rows] @ others[columns].T).masked_fill_(own[rows, None] == places[columns], -torch.inf)
+            value, column = scores.max(1)
+            better = (value > best[rows]) | value.isnan()
+            best[rows] = torch.where(better, value, best[rows])
+            index[rows] = torch.where(better, column + c, index[rows])
+    return best, index
+
+
+@torch.compiler.disable
+def _of_all(u: Tensor, found: Any) -> Tensor:
+    rows: Tensor = _OfAll.apply(u, found)
+    return rows
+
+
+class _OfAll(torch.autograd.Function):
+    """The nearest rows among those of all processes, which travel; in the backward pass gradients come home to them."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, found: Any) -> Tensor:
+        own = found.start + torch.arange(len(u), device=u.device)
+        best, index, rows = u.new_full((len(u),), -torch.inf), torch.zeros_like(own), torch.zeros_like(u)
+
+        def visit(kind: str, block: Tensor, places: Tensor) -> None:
+            value, column = _nearest(u, block, own, places)
+            place = places[column]
+            # Around the ring, blocks do not come in the order of their places.
+            better = (value > best) | ((value == best) & (place < index)) | value.isnan()
+            best.copy_(torch.where(better, value, best))
+            index.copy_(torch.where(better, place, index))
+            rows.copy_(torch.where(better[:, None], block[column], rows))
+
+        found._circulate(found.sizes)(visit, u, own)
+        ctx.found = found
+        ctx.save_for_backward(own, index)
+        return rows
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        own, index = ctx.saved_tensors
+
+        def visit(kind: str, places: Tensor) -> Tensor:
+            n, place = len(places), index - places[0]
+            # The last place is of rows that are not in this block.
+            place = torch.where((place >= 0) & (place < n), place, n)
+            return grad.new_zeros((n + 1, grad.shape[1])).index_add_(0, place, grad)[:n]
+
+        return ctx.found._circulate(ctx.found.sizes)(visit, own), None
