@@ -1,4 +1,4 @@
-"""Eager forms of losses whose originals cannot be installed: solo-learn's, SupCon's reference code, MoCo v3's.
+"""Eager forms of losses whose originals cannot be installed: solo-learn's, SupCon's code, MoCo v3's, DINO's, DINOv2's.
 
 Written down from the papers and the originals' documented behaviour, with all scores in memory, for any float type.
 """
@@ -79,3 +79,34 @@ def supcon(
         size = weights.sum() if weights.sum() > 1e-6 else 1.0
         total = total - (weights * log_p).sum() / size
     return total * (temperature / base) / anchors
+
+
+def soft_cross_entropy(q: Tensor, s: Tensor, temp: float) -> Tensor:
+    """Of logits with probabilities, a value for each row."""
+    return -(q * F.log_softmax(s / temp, -1)).sum(-1)
+
+
+def dino(student: Tensor, teacher: Tensor, center: Tensor, crops: int, temps: tuple[float, float]) -> Tensor:
+    """Mean over the pairs of different crops, of logits crop by crop."""
+    students, teachers = student.chunk(crops), teacher.detach().chunk(2)
+    terms = [
+        soft_cross_entropy(((t - center) / temps[1]).softmax(-1), s, temps[0]).mean()
+        for i, t in enumerate(teachers) for v, s in enumerate(students) if i != v
+    ]  # fmt: skip
+    return torch.stack(terms).mean()
+
+
+def dino_patches(student: Tensor, targets: Tensor, mask: Tensor, temp: float) -> Tensor:
+    """The mean over the images of the mean over the masked patches of each; that of none is 0."""
+    images = [
+        soft_cross_entropy(q[m], x[m], temp).sum() / m.sum().clamp(min=1)
+        for x, q, m in zip(student, targets, mask, strict=True)
+    ]
+    return torch.stack(images).mean()
+
+
+def koleo(x: Tensor, eps: float = 1e-8) -> Tensor:
+    """Minus the mean log of the distance of unit rows from their nearest neighbours."""
+    u = F.normalize(x, dim=1, eps=eps)
+    nearest = (u @ u.T).detach().fill_diagonal_(-1).argmax(1)
+    return -(torch.nn.PairwiseDistance(2, eps=1e-8)(u, u[nearest]) + eps).log().mean()

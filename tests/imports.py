@@ -45,6 +45,28 @@ class _SupCon:
         return formulas.supcon(features, labels, mask, *self.given)
 
 
+class _DINO:
+    def __init__(self, out_dim: int, ncrops: int, warmup_temp: float, temp: float, warmup: int, epochs: int) -> None:
+        self.ncrops, self.center = ncrops, torch.zeros(out_dim)
+        self.temps = torch.linspace(warmup_temp, temp, warmup, dtype=torch.float64)
+
+    def __call__(self, student: Tensor, teacher: Tensor, epoch: int) -> Tensor:
+        return formulas.dino(student, teacher, self.center, self.ncrops, (0.1, self.temps[epoch].item()))
+
+
+class _DINOv2:
+    def __init__(self, out_dim: int) -> None:
+        pass
+
+    def __call__(self, students: list[Tensor], targets: list[Tensor]) -> Tensor:
+        return sum(formulas.soft_cross_entropy(q, s, 0.1).mean() for s in students for q in targets)
+
+    def forward_masked(self, student: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+        sizes = mask.sum(1).tolist()
+        images = zip(student.split(sizes), targets.split(sizes), strict=True)
+        return torch.stack([formulas.soft_cross_entropy(q, s, 0.1).mean() for s, q in images]).mean()
+
+
 class _MoCo:
     T = 0.2
 
@@ -67,6 +89,12 @@ ROWS = (
         "lightly", "from lightly.loss import BarlowTwinsLoss, NegativeCosineSimilarity, VICRegLoss",
         f"from {COMPAT}.lightly import BarlowTwinsLoss, NegativeCosineSimilarity, VICRegLoss",
         ("BarlowTwinsLoss()(x, y)", "NegativeCosineSimilarity()(x, y)", "VICRegLoss()(x, y)"),
+    ),
+    Row(
+        "lightly", "from lightly.loss import DINOLoss, IBOTPatchLoss, KoLeoLoss",
+        f"from {COMPAT}.lightly import DINOLoss, IBOTPatchLoss, KoLeoLoss",
+        ("DINOLoss(6)([y.detach(), x.detach()], [x, y, x - y])", "IBOTPatchLoss(6)(y.detach(), x, masks)",
+         "KoLeoLoss()(x)"),
     ),
     Row(
         "pytorch-metric-learning", "from pytorch_metric_learning import losses",
@@ -120,6 +148,17 @@ ROWS = (
         f"from {COMPAT}.moco_v3 import contrastive_loss; loss = contrastive_loss(q1, k2, self.T)",
         ("loss",), {"self": _MoCo()},
     ),
+    Row(
+        "DINO", "from main_dino import DINOLoss", f"from {COMPAT}.dino import DINOLoss",
+        ("DINOLoss(6, 4, 0.04, 0.07, 30, 100)(z, y.detach(), 3)",), {"DINOLoss": _DINO},
+    ),
+    Row(
+        "DINOv2", "from dinov2.loss import DINOLoss, KoLeoLoss, iBOTPatchLoss",
+        f"from {COMPAT}.dinov2 import DINOLoss, KoLeoLoss, iBOTPatchLoss",
+        ("DINOLoss(6)([x, y], [z[6:18].softmax(-1).detach()])", "KoLeoLoss()(x)",
+         "iBOTPatchLoss(6).forward_masked(x, y.softmax(-1).detach(), masks.flatten(1))"),
+        {"DINOLoss": _DINOv2, "KoLeoLoss": lambda: formulas.koleo, "iBOTPatchLoss": _DINOv2},
+    ),
 )  # fmt: skip
 
 
@@ -134,6 +173,7 @@ def tensors() -> dict[str, Tensor]:
         "k2": rows["y"].detach(),
         "unit_x": F.normalize(rows["x"]), "unit_y": F.normalize(rows["y"]), "features": features, "labels": labels,
         "others": others, "memory": F.normalize(torch.randn(30, 6, generator=draw, dtype=torch.float64)),
+        "masks": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 1], [0, 1, 0, 1], [1, 1, 0, 1]]).bool().view(4, 2, 2),
         "mask": (torch.rand(12, 12, generator=draw) < 0.4).double(),
         "scale": torch.tensor(10.0, dtype=torch.float64).requires_grad_(),
         "bias": torch.tensor(-8.0, dtype=torch.float64).requires_grad_(),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import compat_formulas as formulas
 import lightly.loss
 import pytest
 import torch
@@ -134,20 +135,6 @@ def test_lightly_center_module() -> None:
     assert torch.equal(criterion.center.value, torch.full((1, 3), 0.5))
 
 
-def cross_entropy(q: Tensor, s: Tensor, temp: float) -> Tensor:
-    return -(q * F.log_softmax(s / temp, -1)).sum(-1)
-
-
-def dino_form(student: Tensor, teacher: Tensor, center: Tensor, crops: int, temps: tuple[float, float]) -> Tensor:
-    """Mean over the pairs of different crops, of logits crop by crop."""
-    students, teachers = student.chunk(crops), teacher.detach().chunk(2)
-    terms = [
-        cross_entropy(((t - center) / temps[1]).softmax(-1), s, temps[0]).mean()
-        for i, t in enumerate(teachers) for v, s in enumerate(students) if i != v
-    ]  # fmt: skip
-    return torch.stack(terms).mean()
-
-
 @any_problem
 @given(b=ROWS, k=WIDTHS, crops=st.integers(2, 5), seed=SEEDS, epoch=st.integers(0, 6), temp=TEMPS)
 def test_dino(b: int, k: int, crops: int, seed: int, epoch: int, temp: float) -> None:
@@ -160,7 +147,7 @@ def test_dino(b: int, k: int, crops: int, seed: int, epoch: int, temp: float) ->
         criterion.center.copy_(center)
         return criterion(student, teacher, epoch)
 
-    form = lambda s, t: dino_form(s, t, center.to(s), crops, (temp, teacher_temp))  # noqa: E731
+    form = lambda s, t: formulas.dino(s, t, center.to(s), crops, (temp, teacher_temp))  # noqa: E731
     assert_same(form, ours, logits, grads=[True, False], term=term(temp, b), where=f"{epoch}")
 
 
@@ -171,7 +158,7 @@ def test_dino_s_centre(training: bool) -> None:
     for step in range(3):
         student, teacher = normal(step, 12, 5).float(), normal(step + 9, 8, 5).float()
         torch.testing.assert_close(
-            criterion(student, teacher, step), dino_form(student, teacher, center, 3, (0.1, 0.2))
+            criterion(student, teacher, step), formulas.dino(student, teacher, center, 3, (0.1, 0.2))
         )
         center = center * 0.7 + teacher.mean(0, keepdim=True) * 0.3
         torch.testing.assert_close(criterion.center, center)
@@ -222,22 +209,13 @@ def test_dinov2_dino(b: int, k: int, s: int, t: int, seed: int, temp: float, ten
     students, targets = normal(seed, s, b, k), normal(seed + 1, t, b, k).softmax(-1).float().double()
 
     def form(students: Tensor, targets: Tensor) -> Tensor:
-        return sum(cross_entropy(q, x, temp).mean() for x in students for q in targets)  # type: ignore[return-value]
+        return sum(formulas.soft_cross_entropy(q, x, temp).mean() for x in students for q in targets)  # type: ignore[return-value]
 
     def ours(students: Tensor, targets: Tensor) -> Tensor:
         lists = (students, targets) if tensors else (list(students), targets.unbind())
         return dinov2.DINOLoss(k, temp)(*lists)
 
     assert_same(form, ours, [students, targets], grads=[True, False], scale=s * t, term=t * term(temp, b))
-
-
-def patch_form(student: Tensor, targets: Tensor, mask: Tensor, temp: float) -> Tensor:
-    """The mean over the images of the mean over the masked patches of each; that of none is 0."""
-    images = [
-        cross_entropy(q[m], x[m], temp).sum() / m.sum().clamp(min=1)
-        for x, q, m in zip(student, targets, mask, strict=True)
-    ]
-    return torch.stack(images).mean()
 
 
 @any_problem
@@ -251,7 +229,7 @@ def test_dinov2_patches(b: int, n: int, k: int, seed: int, temp: float) -> None:
         "masked": lambda x, q: criterion.forward_masked(x[mask], q[mask], mask),
     }
     for where, ours in kinds.items():
-        form = lambda x, q: patch_form(x, q, mask, temp)  # noqa: E731
+        form = lambda x, q: formulas.dino_patches(x, q, mask, temp)  # noqa: E731
         assert_same(form, ours, [student, targets], grads=[True, False], term=term(temp, b), where=where)
 
 
@@ -261,10 +239,10 @@ def test_dinov2_patches_of_a_padded_batch() -> None:
     mask = torch.zeros(4, 6, dtype=torch.bool)
     mask[1, :6] = True
     found = dinov2.iBOTPatchLoss(5, 0.2).forward_masked(student, targets, mask, 6, weights)
-    wanted = (weights * cross_entropy(targets[:6], student[:6], 0.2)).sum() / 4
+    wanted = (weights * formulas.soft_cross_entropy(targets[:6], student[:6], 0.2)).sum() / 4
     torch.testing.assert_close(found, wanted)
     found = dinov2.iBOTPatchLoss(5, 0.2).forward_masked(student, targets, mask, 6)
-    torch.testing.assert_close(found, cross_entropy(targets[:6], student[:6], 0.2).mean() / 4)
+    torch.testing.assert_close(found, formulas.soft_cross_entropy(targets[:6], student[:6], 0.2).mean() / 4)
 
 
 @pytest.mark.parametrize(("loss", "shape"), [(dinov2.DINOLoss, (6, 5)), (dinov2.iBOTPatchLoss, (3, 4, 5))])
@@ -289,12 +267,7 @@ def test_dinov2_s_centre(loss: Callable[..., torch.nn.Module], shape: tuple[int,
 def test_dinov2_koleo(n: int, d: int, seed: int, eps: float) -> None:
     x = normal(seed, n, d)
 
-    def form(x: Tensor) -> Tensor:
-        u = F.normalize(x, dim=1, eps=eps)
-        nearest = (u @ u.T).detach().fill_diagonal_(-1).argmax(1)
-        return -(torch.nn.PairwiseDistance(2, eps=1e-8)(u, u[nearest]) + eps).log().mean()
-
-    assert_same(form, lambda x: dinov2.KoLeoLoss()(x, eps), [x], **koleo_scales(x))
+    assert_same(lambda x: formulas.koleo(x, eps), lambda x: dinov2.KoLeoLoss()(x, eps), [x], **koleo_scales(x))
     u = F.normalize(x, dim=1)
     assert torch.equal(dinov2.KoLeoLoss().pairwise_NNs_inner(u), (u @ u.T).fill_diagonal_(-1).argmax(1))
 
@@ -311,9 +284,12 @@ def test_a_step_of_dinov2(balanced: bool) -> None:
     global_loss = criterion(
         student_output_list=[crops], teacher_out_softmaxed_centered_list=[targets.flip(0).flatten(0, 1)]
     )
-    wanted = sum(cross_entropy(q, x, 0.1).mean() for x in local.chunk(3) for q in targets)
+    wanted = sum(formulas.soft_cross_entropy(q, x, 0.1).mean() for x in local.chunk(3) for q in targets)
     torch.testing.assert_close(local_loss, wanted)
-    wanted = sum(cross_entropy(q, x, 0.1).mean() for x, q in zip(crops.chunk(2), targets.flip(0), strict=True)) / 2
+    wanted = (
+        sum(formulas.soft_cross_entropy(q, x, 0.1).mean() for x, q in zip(crops.chunk(2), targets.flip(0), strict=True))
+        / 2
+    )
     torch.testing.assert_close(global_loss, wanted)
     assert all(g.any() for g in torch.autograd.grad(local_loss + global_loss, (crops, local)))
 
