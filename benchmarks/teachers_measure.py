@@ -24,18 +24,8 @@ import measured
 import torch
 from harness import COPY, MATMUL, Row, rates_per_ms, rounded
 from measured import MODES
-from teachers_providers import (
-    CASES,
-    GLOBAL_VIEWS,
-    ITERATIONS,
-    Problem,
-    available,
-    backends,
-    backward,
-    build,
-    make_inputs,
-    weights,
-)
+from teachers_forms import GLOBAL_VIEWS, ITERATIONS, weights
+from teachers_providers import CASES, Problem, available, backends, backward, build, make_inputs
 
 from fastssl._bench import interleave
 

@@ -67,8 +67,9 @@ def sizes_of_terms(
 ) -> dict[str, Tensor]:  # fmt: skip
     """Return the size of what is summed for each of the values of `evaluate`.
 
-    A rounding of an exponent x is one of x exp(x), against the `roundings` that a term of a sum is allowed. What is
-    below the normal numbers next to the largest exponential of its row may come out as 0.
+    An exponent x, in eager PyTorch as in a kernel, is made by three operations (two differences and a scale, or the
+    like), each off by half a step of x, which is relative to exp(x); the `roundings` are what a term of a sum is
+    allowed. What is below the normal numbers next to the largest exponential of its row may come out as 0.
     """
     s, t = ([view.double().cpu() for view in each(side)] for side in (student, teacher))
     shifts = [None] * len(t) if center is None else list(center.double().cpu().expand(len(t), -1))
@@ -80,7 +81,9 @@ def sizes_of_terms(
         log_q = torch.log_softmax(inner, -1)
         exponent = -log_q if shift is None else -log_q + (x.abs() + shift.abs()) / teacher_temp
         q.append(
-            (x.abs(), x.abs()) if soft_targets else (log_q.exp(), log_q.exp() * (1 + exponent / roundings) + least)
+            (x.abs(), x.abs())
+            if soft_targets
+            else (log_q.exp(), log_q.exp() * (1 + 1.5 * exponent / roundings) + least)
         )
     pairs = [(i, v) for i in range(len(t)) for v in range(len(s)) if i != v or not skip_same_view]
     loss, grads = torch.zeros((), dtype=torch.float64), [torch.zeros_like(x) for x in s]
@@ -91,7 +94,7 @@ def sizes_of_terms(
         share, log_p = share.double() / len(pairs), torch.log_softmax(s[v][:rows] / student_temp, -1)
         mass, weighted = q[i][0][:rows].sum(-1, keepdim=True), q[i][1][:rows]
         loss += (share * weighted * (1 - log_p)).sum()
-        p = log_p.exp() * (1 - log_p / roundings) + least
+        p = log_p.exp() * (1 - 1.5 * log_p / roundings) + least
         term = abs(upstream) / student_temp * share * (mass * p + weighted)
         grads[v][:rows] += term
         grad_temp += (term * (-log_p + 1)).sum()

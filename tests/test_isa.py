@@ -22,6 +22,7 @@ CHOSEN = {
     "test_pairwise_logsumexp.py test_pairwise_softplus.py": (
         "cpp and (shapes or scales or logits or exclusions or hard or nan or bias or any_problem) or number_of_threads"
     ),
+    "test_sinkhorn.py": "cpp and (layouts or any_size or number_of_threads or balance or minus_inf or any_center)",
     # Not against torchvision: without AVX2 it resizes uint8 images in floats, and gives other images.
     "test_augment.py": "cpp and (equal_the_reference or layout or types or fuzzed)",
     # One process for all the ops of masked training.

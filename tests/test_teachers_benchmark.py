@@ -1,4 +1,4 @@
-"""The benchmark of teachers and students: providers that agree, also in what they update, and floors counted by hand."""
+"""The benchmark of teachers and students: providers that agree, also in what they update, and floors as counted."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import bench_teachers
 import gpu_check
 import harness
 import measured
+import teachers_forms
 import teachers_measure
 import teachers_providers
 from teachers_providers import CASES, Problem
@@ -106,7 +107,7 @@ def test_only_koleo_multiplies():
 
 def test_weights_are_counted():
     teacher = teachers_providers.make_inputs(Problem("ema", 2, 24), "cpu")["teacher"]
-    assert sum(p.numel() for p in teacher.parameters()) == teachers_providers.weights(Problem("ema", 2, 24))
+    assert sum(p.numel() for p in teacher.parameters()) == teachers_forms.weights(Problem("ema", 2, 24))
 
 
 @linux

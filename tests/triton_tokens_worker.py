@@ -14,7 +14,6 @@ import warnings
 os.environ["TRITON_INTERPRET"] = "1"
 
 import masking_reference
-import numpy as np
 import pytest
 import torch
 from triton.runtime import interpreter
@@ -27,6 +26,7 @@ import test_mask_patchify as of_patches  # noqa: E402
 import test_masked_mse as of_loss  # noqa: E402
 import test_masked_mse_backward as of_loss_backward  # noqa: E402
 import test_restore_tokens as of_restore  # noqa: E402
+from interpreting import watch_memory  # noqa: E402
 from launches import Launches  # noqa: E402
 from masking_reference import hold_linear_op, some_ids, token_layouts, videos  # noqa: E402
 
@@ -48,41 +48,6 @@ torch.utils.deterministic.fill_uninitialized_memory = True  # with NaN: whatever
 
 HERE = ("cpu", "triton")  # where the tests of the ops run
 FLOATS = (torch.float32, torch.float16)
-
-
-def watch_memory():
-    """Make the interpreter refuse what is outside of the tensors of a launch."""
-    spans, builder = [], interpreter.InterpreterBuilder
-    call, convert = interpreter.GridExecutor.__call__, interpreter._implicit_cvt
-    load, store = builder.create_masked_load, builder.create_masked_store
-
-    def launch_anew(self, *args, **kwargs):
-        spans.clear()
-        return call(self, *args, **kwargs)
-
-    def remember(arg):
-        if isinstance(arg, torch.Tensor) and arg.numel():
-            last = sum((size - 1) * stride for size, stride in zip(arg.shape, arg.stride(), strict=True))
-            spans.append((arg.data_ptr(), arg.data_ptr() + last * arg.element_size()))
-        return convert(arg)
-
-    def look_at(pointers, mask):
-        at = pointers.data[np.broadcast_to(mask.data, pointers.data.shape).astype(bool)]
-        inside = np.zeros(at.shape, bool)
-        for first, last in spans:
-            inside |= (at >= first) & (at <= last)
-        assert inside.all(), "a kernel left its tensors"
-
-    def checked_load(self, pointers, mask, *rest):
-        look_at(pointers, mask)
-        return load(self, pointers, mask, *rest)
-
-    def checked_store(self, pointers, value, mask, *rest):
-        look_at(pointers, mask)
-        return store(self, pointers, value, mask, *rest)
-
-    interpreter.GridExecutor.__call__, interpreter._implicit_cvt = launch_anew, remember
-    builder.create_masked_load, builder.create_masked_store = checked_load, checked_store
 
 
 watch_memory()

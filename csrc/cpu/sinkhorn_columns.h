@@ -215,6 +215,17 @@ void settle(const Plan& p, int64_t count, Columns& c) {
   }
 }
 
+// From sums to log-sum-exps: (level + offset)/temp + log(sum). The sums, in whole vectors, become their logarithms.
+void finish(const Plan& p, float* sums, const float* levels, const float* offsets, int64_t count, double* out) {
+  const double inverse = p.exponent.inverse;
+  for (int64_t i = 0; i < count; i += LANES) store(sums + i, logarithm(load(sums + i)));
+  if (offsets) {
+    for (int64_t i = 0; i < count; ++i) out[i] = ((double)levels[i] + offsets[i]) * inverse + sums[i];
+  } else {
+    for (int64_t i = 0; i < count; ++i) out[i] = levels[i] * inverse + sums[i];
+  }
+}
+
 // Writes log-sum-exps of at most TILE columns over the rows [b0, b1). `plain`: of the logits, else of the centered ones
 // less their rows' log-sum-exps, to which the center is given back.
 void sum_columns(const Plan& p, bool plain, int64_t k0, int64_t k1, int64_t b0, int64_t b1, double* out) {
@@ -231,11 +242,7 @@ void sum_columns(const Plan& p, bool plain, int64_t k0, int64_t k1, int64_t b0, 
     if (long_run) settle(p, count, c);
   }
   for (int64_t i = 0; long_run && i < count; ++i) c.sum[i] = (float)c.whole[i];
-  for (int64_t i = 0; i < count; i += LANES) store(c.sum + i, logarithm(load(c.sum + i)));
-  for (int64_t i = 0; i < count; ++i) {
-    const double level = plain ? c.max[i] : (double)c.max[i] + p.center[k0 + i];
-    out[i] = level * p.exponent.inverse + c.sum[i];
-  }
+  finish(p, c.sum, c.max, plain ? 0 : p.center + k0, count, out);
 }
 
 // The log-sum-exps of all columns on logarithms. For all threads of a parallel region.

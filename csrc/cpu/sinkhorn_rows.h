@@ -24,12 +24,12 @@ FASTSSL_INLINE float peak(const Sinkhorn& s, const char* row, int64_t k0, int64_
 // sums on the way.
 struct Target {
   float* exponentials;  // or null: nowhere
-  float* sums;
-  float share;  // 1 / the sum of the row before, relative to the level of the piece
+  float* sums;          // or null: they have joined already
+  float share;          // 1 / the sum of the row before, relative to the level of the piece
 };
 
 // The sum of e^((x - center - level)/temp) over a piece of a row; the largest x - center in each lane.
-FASTSSL_INLINE float sweep_as(ElementType type, bool whole, bool keep, const char* row, const float* center, int64_t k0,
+FASTSSL_INLINE float sweep_as(ElementType type, bool whole, bool join, const char* row, const float* center, int64_t k0,
                               int64_t count, float level, Exponent e, Target to, vfloat* most) {
   vfloat total{}, max = splat(NOTHING);
   for (int64_t i = 0; i < count; i += LANES) {
@@ -38,9 +38,8 @@ FASTSSL_INLINE float sweep_as(ElementType type, bool whole, bool keep, const cha
     max = maximum(max, x);
     const vfloat y = exponential(x - level, e);
     total += y;
-    if (!keep) continue;
-    store(to.sums + i, load(to.sums + i) + load(to.exponentials + i) * to.share);
-    store(to.exponentials + i, y);
+    if (join) store(to.sums + i, load(to.sums + i) + load(to.exponentials + i) * to.share);
+    if (join || to.exponentials) store(to.exponentials + i, y);
   }
   *most = max;
   return sum_lanes(total);
@@ -49,11 +48,11 @@ FASTSSL_INLINE float sweep_as(ElementType type, bool whole, bool keep, const cha
 FASTSSL_INLINE float sweep_of(const Plan& p, bool whole, const char* row, int64_t k0, int64_t count, float level,
                               Target to, vfloat* most) {
   const Exponent e = p.exponent;
-  if (p.type == TYPE_FLOAT32 && to.exponentials)
-    return sweep_as(TYPE_FLOAT32, whole, true, row, p.center, k0, count, level, e, to, most);
-  if (p.type == TYPE_BFLOAT16 && to.exponentials)
+  if (!to.sums) return sweep_as(p.type, whole, false, row, p.center, k0, count, level, e, to, most);
+  if (p.type == TYPE_FLOAT32) return sweep_as(TYPE_FLOAT32, whole, true, row, p.center, k0, count, level, e, to, most);
+  if (p.type == TYPE_BFLOAT16)
     return sweep_as(TYPE_BFLOAT16, whole, true, row, p.center, k0, count, level, e, to, most);
-  return sweep_as(p.type, whole, to.exponentials != 0, row, p.center, k0, count, level, e, to, most);
+  return sweep_as(TYPE_FLOAT16, whole, true, row, p.center, k0, count, level, e, to, most);
 }
 
 float sweep(const Plan& p, const char* row, int64_t k0, int64_t count, float level, Target to, vfloat* most) {
@@ -93,7 +92,7 @@ RowSum sum_row(const Plan& p, int64_t b, int64_t k0, int64_t k1, const Before& b
     if (any(most > level + p.exponent.slack)) {
       const float risen = max_lanes(most);
       sum *= exp(((double)level - risen) * p.exponent.inverse);
-      level = risen, to.share = 0;
+      level = risen, to.sums = 0;
       part = sweep(p, row, k, count, level, to, &most);
     }
     if (before.exponentials) before.levels[piece] = level;
@@ -177,26 +176,27 @@ FASTSSL_INLINE vfloat total_of(const Plan& p, int64_t k) {
   return total;
 }
 
+FASTSSL_INLINE bool any_below(const float* x, int64_t count, float least) {
+  bool found = false;
+  for (int64_t i = 0; i < smaller(count, LANES); ++i) found = found || x[i] < least;
+  return found;
+}
+
 // From sums to log-sum-exps of the columns; of those that are too small, on logarithms. For all threads of a parallel
 // region.
 void finish_columns(const Plan& p) {
-  const float least = (float)p.samples * FAINT;
+  const float least = (float)log((double)p.samples * FAINT);
 #pragma omp for schedule(static, 1)
   for (int64_t k0 = 0; k0 < p.prototypes; k0 += TILE) {
-    const int64_t k1 = smaller(k0 + TILE, p.prototypes);
+    const int64_t count = smaller(TILE, p.prototypes - k0);
     alignas(64) float logs[TILE];
-    int64_t faint = k0;  // from here on
-    for (int64_t k = k0; k < k1; k += LANES) {
-      vfloat total = total_of(p, k);
-      store(logs + (k - k0), logarithm(total));
-      for (int64_t lane = k1 - k; lane < LANES; ++lane) total[lane] = 1;
-      if (any(total < least)) continue;
-      if (faint < k) sum_columns(p, false, faint, k, 0, p.samples, p.column_lse + faint);
-      faint = k + LANES;
-      for (int64_t i = k; i < smaller(k + LANES, k1); ++i)
-        p.column_lse[i] = p.center[i] * p.exponent.inverse + logs[i - k0];
+    for (int64_t i = 0; i < count; i += LANES) store(logs + i, total_of(p, k0 + i));
+    finish(p, logs, p.center + k0, 0, count, p.column_lse + k0);
+    for (int64_t i = 0; i < count; i += LANES) {
+      const int64_t first = i;
+      while (i < count && any_below(logs + i, count - i, least)) i += LANES;
+      if (i > first) sum_columns(p, false, k0 + first, k0 + smaller(i, count), 0, p.samples, p.column_lse + k0 + first);
     }
-    if (faint < k1) sum_columns(p, false, faint, k1, 0, p.samples, p.column_lse + faint);
   }
 }
 

@@ -140,7 +140,7 @@ def _sides_agree(student: Tensor, teacher: Tensor) -> None:
 
 
 def _center(center: object, views: int, like: Tensor) -> Tensor:
-    """Check a center [K] or [T, K] and return a copy [1, K] or [T, K], which the next update does not reach."""
+    """Check a center [K] or [T, K] and return it as [1, K] or [T, K]."""
     width = like.shape[-1]
     if not isinstance(center, Tensor) or not center.is_floating_point():
         got = f"dtype {center.dtype}" if isinstance(center, Tensor) else type(center).__name__
@@ -150,8 +150,8 @@ def _center(center: object, views: int, like: Tensor) -> Tensor:
         raise ValueError(f"center: got shape {tuple(center.shape)}, want [{width}] or [{views}, {width}]")
     if center.device != like.device:
         raise ValueError(f"center: got device {center.device}, want that of student_logits, {like.device}")
-    copy = center.detach().to(_exact(like), copy=True, memory_format=torch.contiguous_format)
-    return copy if copy.ndim == 2 else copy.unsqueeze(0)
+    center = center.detach()
+    return center if center.ndim == 2 else center.unsqueeze(0)
 
 
 def weights_of_rows(name: str, weights: object, rows: int, like: Tensor) -> Tensor:
@@ -180,10 +180,14 @@ def _forward(
     row_weights: Tensor | None, skip_same_view: bool, soft_targets: bool, backend: str,
 ) -> Any:  # fmt: skip
     kernels = _backend.select("dino_loss", students[0], backend)
+    exact = _exact(students[0])
+    # A copy, which the next update does not reach. It is made in here, as a compiler may find one outside needless.
+    kept = None if center is None else center.to(exact, copy=True, memory_format=torch.contiguous_format)
     loss, student_lse, teacher_norm = kernels.dino_loss_fwd(
-        _rows(students), _rows(teachers), center, student_temp, teacher_temp, row_weights, skip_same_view, soft_targets
+        _rows(students), _rows(teachers), kept, student_temp, teacher_temp, row_weights, skip_same_view, soft_targets
     )
-    return loss.to(_exact(students[0])), student_lse, teacher_norm
+    none = loss.new_empty((0,), dtype=exact)
+    return loss.to(exact), student_lse, teacher_norm, none if kept is None else kept
 
 
 def _forward_fake(
@@ -196,7 +200,13 @@ def _forward_fake(
         first.new_empty((sum(x.shape[0] for x in side), max(x.shape[1] for x in side)), dtype=torch.float64)
         for side in (students, teachers)
     )
-    return first.new_empty((), dtype=_exact(first)), lse, norm
+    exact = _exact(first)
+    return (
+        first.new_empty((), dtype=exact),
+        lse,
+        norm,
+        first.new_empty((0,) if center is None else center.shape, dtype=exact),
+    )
 
 
 def _backward(
@@ -215,10 +225,11 @@ def _backward_fake(grad: Tensor, students: list[Tensor], *rest: Any) -> Any:
     return [x.new_empty(x.shape) for x in students], students[0].new_empty((), dtype=torch.float64)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    students, teachers, *others, ctx.skip_same_view, ctx.soft_targets, ctx.backend = inputs
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    students, teachers, center, *others, ctx.skip_same_view, ctx.soft_targets, ctx.backend = inputs
     ctx.students, ctx.teachers = len(students), len(teachers)
-    ctx.save_for_backward(*students, *teachers, *others, *output[1:])
+    *norms, kept = output[1:]
+    ctx.save_for_backward(*students, *teachers, None if center is None else kept, *others, *norms)
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
@@ -248,7 +259,7 @@ def _refuse(ctx: Any, *grads: Any) -> Any:
 define(
     "dino_loss(Tensor[] students, Tensor[] teachers, Tensor? center, Tensor student_temp, Tensor teacher_temp,"
     " Tensor? row_weights, bool skip_same_view, bool soft_targets, str backend)"
-    " -> (Tensor loss, Tensor student_lse, Tensor teacher_norm)",
+    " -> (Tensor loss, Tensor student_lse, Tensor teacher_norm, Tensor kept_center)",
     _forward, _forward_fake, _differentiate, _save,
 )  # fmt: skip
 define(

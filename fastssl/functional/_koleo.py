@@ -76,25 +76,29 @@ def _neighbours(u: Tensor, found: Peers) -> Tensor:
 
 
 def _nearest_rows(u: Tensor) -> Tensor:
-    own = torch.arange(len(u), device=u.device)
     with torch.autocast(u.device.type, enabled=False):
-        return _nearest(u, u, own, own)[1]
+        return _nearest(u, u)[1]
 
 
 define_data_op("nearest_rows(Tensor u) -> Tensor", _nearest_rows, lambda u: u.new_empty(u.shape[0], dtype=torch.int64))
 
 
-def _nearest(u: Tensor, others: Tensor, own: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """Return, for rows at the places `own`, the largest product with another row and the first index of one in others.
+def _nearest(u: Tensor, others: Tensor, ids: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    """Return, for each row, the largest product with another row of `others`, and the first index of one there.
 
-    NaN is the largest of all.
+    A row and one of `others` with the same id are the same row; without ids, those of the same index. NaN is the
+    largest of all.
     """
-    best, index = u.new_full((len(u),), -torch.inf), torch.zeros_like(own)
+    best, index = u.new_full((len(u),), -torch.inf), torch.zeros(len(u), dtype=torch.int64, device=u.device)
     for r in range(0, len(u), _ROWS):
         rows = slice(r, r + _ROWS)
         for c in range(0, len(others), _COLUMNS):
             columns = slice(c, c + _COLUMNS)
-            scores = (u[rows] @ others[columns].T).masked_fill_(own[rows, None] == places[columns], -torch.inf)
+            scores = u[rows] @ others[columns].T
+            if ids is not None:
+                scores.masked_fill_(ids[0][rows, None] == ids[1][columns], -torch.inf)
+            elif -len(scores) < r - c < scores.shape[1]:
+                scores.diagonal(r - c).fill_(-torch.inf)
             value, column = scores.max(1)
             better = (value > best[rows]) | value.isnan()
             best[rows] = torch.where(better, value, best[rows])
@@ -117,7 +121,7 @@ class _OfAll(torch.autograd.Function):
         best, index, rows = u.new_full((len(u),), -torch.inf), torch.zeros_like(own), torch.zeros_like(u)
 
         def visit(kind: str, block: Tensor, places: Tensor) -> None:
-            value, column = _nearest(u, block, own, places)
+            value, column = _nearest(u, block, (own, places))
             place = places[column]
             # Around the ring, blocks do not come in the order of their places.
             better = (value > best) | ((value == best) & (place < index)) | value.isnan()

@@ -14,6 +14,7 @@ from ._registration import define_data_op
 _backend.register(
     "sinkhorn",
     triton=_backend.Kernel(_backend.FLOATS),
+    cpp=_backend.Kernel(_backend.FLOATS),
     torch=_backend.Kernel((torch.float64, *_backend.FLOATS)),
 )
 

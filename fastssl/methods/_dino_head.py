@@ -1,19 +1,13 @@
-"""What makes logits in DINO and keeps them from collapsing: the head, and the centre of the teacher's logits."""
+"""The head of DINO: from features to logits of many prototypes."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _checks
-from ..functional import center_update, sinkhorn
 from ..functional._similarity import unit_rows
-
-CENTERINGS = ("mean", "sinkhorn", "none")
 
 
 class DINOHead(nn.Module):
@@ -74,48 +68,3 @@ class DINOHead(nn.Module):
         for p in (self.last_layer.weight, self.g):
             if p is not None:
                 p.grad = None
-
-
-class Centering(nn.Module):
-    """What is subtracted from a teacher's logits, so that no prototype is the answer to every image.
-
-    Args:
-        width: K, the number of prototypes.
-        kind: "mean", a moving mean of the logits, kept in the buffer `mean`; "sinkhorn", the centre with which this
-            batch is spread evenly over the prototypes; or "none".
-        momentum: part of the moving mean that stays at each step.
-
-    Raises:
-        TypeError, ValueError: an argument is of another type or out of range.
-
-    The moving mean stays in float32 when the module around it is cast to 16 bits. Both kinds are of the logits of all
-    processes.
-    """
-
-    mean: Tensor
-
-    def __init__(self, width: int, kind: str = "mean", momentum: float = 0.9) -> None:
-        super().__init__()
-        if kind not in CENTERINGS:
-            raise ValueError(f"centering: got {kind!r}, want {', '.join(map(repr, CENTERINGS))}")
-        self.kind, self.momentum = kind, _checks.fraction("center_momentum", momentum)
-        if kind == "mean":
-            self.register_buffer("mean", torch.zeros(width))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        def keep(t: Tensor) -> Tensor:
-            moved = fn(t)
-            return moved if moved.dtype.itemsize >= 4 else t.to(moved.device)
-
-        return super()._apply(keep, recurse)
-
-    def forward(self, logits: Tensor, temp: float | Tensor) -> Tensor | None:
-        """Return the centre [K] of a teacher's logits [..., K] at a temperature, or None."""
-        if self.kind == "sinkhorn":
-            return sinkhorn(logits, temp=temp, gather_distributed=True)
-        return self.mean if self.kind == "mean" else None
-
-    def move(self, logits: Tensor) -> None:
-        """Move the mean towards that of these logits, in training; after their loss, which is of the mean before."""
-        if self.training and self.kind == "mean":
-            center_update(self.mean, logits, self.momentum)

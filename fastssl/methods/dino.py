@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import _checks, transforms
-from ..functional import dino_loss
-from ._dino_head import Centering, DINOHead
+from ..losses import DINOLoss
+from ._dino_head import DINOHead
 from ._momentum import MomentumEncoder, cosine_momentum
 from ._multi_crop import GLOBAL_VIEWS, MultiCrop, clip_each
 from ._two_views import Transform
@@ -104,10 +104,8 @@ class DINO(MultiCrop):
         feature_dim: int | None = None,
         steps_per_epoch: int | None = None,
     ) -> None:
-        temperatures = {
-            "student_temp": student_temp, "teacher_temp": teacher_temp, "warmup_teacher_temp": warmup_teacher_temp
-        }  # fmt: skip
-        for name, value in (*temperatures.items(), ("clip_grad", 1.0 if clip_grad is None else clip_grad)):
+        limits = {"warmup_teacher_temp": warmup_teacher_temp, "clip_grad": 1.0 if clip_grad is None else clip_grad}
+        for name, value in limits.items():
             _checks.positive_scalar(name, value, torch.device("cpu"))
         _checks.count("warmup_teacher_temp_epochs", warmup_teacher_temp_epochs)
         _checks.count("freeze_last_layer", freeze_last_layer)
@@ -116,9 +114,8 @@ class DINO(MultiCrop):
         self.new_head = partial(DINOHead, self.width, out_dim, hidden_dim, bottleneck_dim, norm_last_layer, batch_norm)
         self.projector: nn.Module = self.new_head()
         self.teacher = MomentumEncoder(self.encoder, self.projector)
-        self.center = Centering(out_dim, centering, center_momentum)
+        self.loss = DINOLoss(out_dim, student_temp, teacher_temp, center_momentum, centering)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # of the optimizer so far
-        self.student_temp, self.teacher_temp = student_temp, teacher_temp
         self.warmup_teacher_temp, self.warmup_teacher_temp_epochs = warmup_teacher_temp, warmup_teacher_temp_epochs
         self.momentum, self.clip_grad, self.freeze_last_layer = momentum, clip_grad, freeze_last_layer
         self.train(self.training)
@@ -145,19 +142,17 @@ class DINO(MultiCrop):
         images = self.check(views)
         students = self.projector(self.features(views)).view(len(views), images, -1)
         teachers = self.teacher(torch.cat(views[:GLOBAL_VIEWS])).view(GLOBAL_VIEWS, images, -1)
-        temp = self.current_teacher_temp()
-        loss = dino_loss(students, teachers, self.center(teachers, temp), self.student_temp, temp)
-        self.center.move(teachers)
+        loss: Tensor = self.loss(students, teachers, self.current_teacher_temp())
         return loss
 
     def current_teacher_temp(self) -> float | Tensor:
         """Return the teacher's temperature in this step, which rises by equal amounts until the warm-up ends."""
         if self.warmup_teacher_temp_epochs == 0:
-            return self.teacher_temp
+            return self.loss.teacher_temp
         steps, stages = self.steps(self.warmup_teacher_temp_epochs), self.warmup_stages()
         # On the device, where the number of steps is.
         progress = (self.step // (steps // stages)).double().div(max(stages - 1, 1)).clamp(max=1)
-        return self.warmup_teacher_temp + (self.teacher_temp - self.warmup_teacher_temp) * progress
+        return self.warmup_teacher_temp + (self.loss.teacher_temp - self.warmup_teacher_temp) * progress
 
     def warmup_stages(self) -> int:
         """Return how many times the warm-up sets the teacher's temperature: once an epoch, as the authors."""

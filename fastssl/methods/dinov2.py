@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from .. import _checks
 from .._settings import check
-from ..functional import blockwise_masking, dino_loss, ibot_loss, koleo
-from ._dino_head import Centering, DINOHead
+from ..functional import blockwise_masking
+from ..losses import IBOTLoss, KoLeoLoss
 from ._momentum import MomentumEncoder, cosine_momentum, in_precision_of
 from ._multi_crop import GLOBAL_VIEWS
 from ._vit import check_vit, encode_tokens
@@ -84,7 +84,11 @@ class DINOv2(DINO):
         self.mask_token = nn.Parameter(torch.zeros(self.width))
         self.patch_projector = self.new_head() if separate_heads else None
         self.patch_teacher = MomentumEncoder(nn.Identity(), self.patch_projector) if separate_heads else None
-        self.patch_center = Centering(self.new_head.args[1], centering, self.center.momentum)
+        like = self.loss
+        self.patch_loss = IBOTLoss(
+            like.out_dim, like.student_temp, like.teacher_temp, like.center_momentum, like.centering
+        )
+        self.koleo = KoLeoLoss(gather_distributed=True)
         self.mask_ratio, self.mask_probability = (low, high), mask_probability
         self.ibot_weight, self.koleo_weight = ibot_weight, koleo_weight
 
@@ -131,13 +135,10 @@ class DINOv2(DINO):
         teachers = teachers.view(GLOBAL_VIEWS, images, -1)
 
         temp = self.current_teacher_temp()
-        loss = dino_loss(students, teachers, self.center(teachers, temp), self.student_temp, temp)
-        center = self.patch_center(seen, temp)
-        patch_loss = ibot_loss(hidden, seen, center, self.student_temp, temp, weights=weights, samples=len(whole))
-        apart = sum(koleo(x, gather_distributed=True) for x in features.split(images))
-        self.center.move(teachers)
-        self.patch_center.move(seen)
-        return loss + self.ibot_weight * patch_loss + self.koleo_weight * apart
+        loss: Tensor = self.loss(students, teachers, temp)
+        loss = loss + self.ibot_weight * self.patch_loss(hidden, seen, weights, len(whole), temp)
+        # Of each view by itself: two views of an image are to be close.
+        return loss + self.koleo_weight * sum(self.koleo(view) for view in features.split(images))
 
     @torch.no_grad()
     def teach(self, whole: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ students' exponents. When a reference moves by m, powers are multiplied by 2^m, 
 import triton
 import triton.language as tl
 
-from .online import LOWEST, NONE, advance, exponent_scale, level_of, load_tile, meet
+from .online import LOWEST, NONE, advance, exponent_scale, level_of, load_tile, meet, tile_from, tiles_of
 from .tiles import temperature
 
 STUDENT, TEACHER = tl.constexpr(2), tl.constexpr(3)  # numbers of a slice: reference, sum; and sum of products
@@ -27,24 +27,25 @@ def rows_of_stack(stack, stride, VIEWS: tl.constexpr):
 
 
 @triton.jit
-def rows_of(stacks, strides, row, VIEWS: tl.constexpr):
-    """Pointers to a row of each view of all stacks."""
-    found = rows_of_stack(stacks[0] + row * strides[1], strides[0], VIEWS[0])
-    for i in tl.static_range(1, len(VIEWS)):
-        found = found + rows_of_stack(stacks[i] + row * strides[2 * i + 1], strides[2 * i], VIEWS[i])
+def rows_of(stacks, strides, counts, image, VIEWS: tl.constexpr):
+    """Pointers to the row of an image in each view of all stacks, to the last one where they have fewer."""
+    found = ()
+    for i in tl.static_range(len(VIEWS)):
+        row = stacks[i] + tl.minimum(image, counts[i] - 1) * strides[2 * i + 1]
+        found = found + rows_of_stack(row, strides[2 * i], VIEWS[i])
     return found
 
 
 @triton.jit
 def load_teachers(
-    rows, center, at, width, inside, image, counts, CENTERS: tl.constexpr, SOFT: tl.constexpr, MASKED: tl.constexpr
+    rows, center, at, width, inside, CENTERS: tl.constexpr, SOFT: tl.constexpr, MASKED: tl.constexpr
 ):
     """A tile of each row less its center; in what is masked -inf, or 0 where they are probabilities."""
     found = ()
     if CENTERS == 1:
         shift = load_tile(center + at, inside, 0.0, MASKED)
     for t in tl.static_range(len(rows)):
-        x = load_tile(rows[t] + at, inside & (image < counts[t]), 0.0 if SOFT else NONE, MASKED)
+        x = load_tile(rows[t] + at, inside, 0.0 if SOFT else NONE, MASKED)
         if CENTERS == 0:
             found = found + (x,)
         elif CENTERS == 1:
@@ -100,22 +101,20 @@ def dino_loss_slices_kernel(
     else:
         teacher_top, teacher_total = (lowest,) * T, (zeros,) * T
     product = teacher_total
-    first = part * steps * (LANES * PER) + (tl.arange(0, LANES)[:, None] * PER + tl.arange(0, PER)[None, :])
-    for step in tl.range(0, steps, num_stages=STAGES):
-        at = first + step * (LANES * PER)
+    for step in tl.range(0, tiles_of(part, steps, width, LANES * PER), num_stages=STAGES):
+        at = tile_from((part * steps + step) * (LANES * PER), LANES, PER)
         inside = at < width
-        there = inside & (image < rows)
-        y = load_teachers(teacher_row, center, at, width, inside, image, rows_of_teachers, CENTERS, SOFT, MASKED)
+        y = load_teachers(teacher_row, center, at, width, inside, CENTERS, SOFT, MASKED)
         # Students that have the teacher of their own number are apart from those that all teachers share.
         shared, shared_moved = tl.zeros((LANES, PER), tl.float32), zeros
         apart, apart_moved = (), ()
         new_top, new_total = (), ()
         for v in tl.static_range(S):
-            reference, moved, far = advance(load_tile(student_row[v] + at, there, NONE, MASKED), top[v], scale)
+            reference, moved, far = advance(load_tile(student_row[v] + at, inside, NONE, MASKED), top[v], scale)
             new_top = new_top + (reference,)
             new_total = new_total + (total[v] * tl.exp2(moved) + tl.sum(tl.exp2(far), 1),)
             if MASKED:
-                far = tl.where(there, far, 0.0)
+                far = tl.where(inside, far, 0.0)
             if v + OFFSET < T:
                 apart, apart_moved = apart + (far,), apart_moved + (moved,)
             else:
@@ -320,11 +319,10 @@ def dino_loss_grad_kernel(
         level_of_view, amount = level_of_view + (level,), amount + ((together * rest).to(tl.float32),)
 
     total = tl.zeros((LANES, PER), tl.float32)
-    first = part * steps * (LANES * PER) + (tl.arange(0, LANES)[:, None] * PER + tl.arange(0, PER)[None, :])
-    for step in tl.range(0, steps, num_stages=STAGES):
-        at = first + step * (LANES * PER)
+    for step in tl.range(0, tiles_of(part, steps, width, LANES * PER), num_stages=STAGES):
+        at = tile_from((part * steps + step) * (LANES * PER), LANES, PER)
         inside = at < width
-        y = load_teachers(teacher_row, center, at, width, inside, image, rows_of_teachers, CENTERS, SOFT, MASKED)
+        y = load_teachers(teacher_row, center, at, width, inside, CENTERS, SOFT, MASKED)
         target = ()
         for t in tl.static_range(T):
             if SOFT:
@@ -336,12 +334,12 @@ def dino_loss_grad_kernel(
             for t in tl.static_range(T):
                 if v + OFFSET != t:
                     targets += target[t]
-            far = tl.fma(load_tile(student_row[v] + at, inside, NONE, MASKED), scale, -level_of_view[v])
+            far = tl.fma(load_tile(student_row[v] + at, inside, 0.0, MASKED), scale, -level_of_view[v])
             slope = tl.fma(tl.exp2(far), amount[v], -targets)
             if MASKED:
                 tl.store(grad_row[v] + at, slope.to(grad_row[v].dtype.element_ty), mask=inside)
-                far = tl.where(inside, far, 0.0)
+                total += tl.where(inside, slope * far, 0.0)
             else:
                 tl.store(grad_row[v] + at, slope.to(grad_row[v].dtype.element_ty))
-            total = tl.fma(slope, far, total)
+                total = tl.fma(slope, far, total)
     tl.store(sums + program + tl.program_id(0), tl.sum(tl.sum(total, 1), 0).to(tl.float64) * -base)

@@ -404,11 +404,14 @@ def views(students: int, teachers: int, element_size: int, aligned: bool) -> dic
 
 
 def slices(rows: int, width: int, block: int, device: torch.device) -> tuple[int, int]:
-    """Parts of a row, each a program of its own, and their tiles: 12 programs a processor, of up to 8192 elements."""
+    """Parts of a row, each a program of its own, and the tiles of all but the last.
+
+    12 programs a processor, of 512 to 8192 elements; no more than 128 parts, which one program combines.
+    """
     span = 8192
     while span > 512 and rows * -(-width // span) < 12 * processors(device):
         span //= 2
-    steps = -(-max(span, -(-width // 128)) // block)  # no more than 128 parts, which one program combines
+    steps = -(-max(span, -(-width // 128)) // block)
     return -(-width // (steps * block)), steps
 
 

@@ -23,6 +23,18 @@ def exponent_scale(temp):
 
 
 @triton.jit
+def tiles_of(part, steps, width, BLOCK: tl.constexpr):
+    """Tiles of a slice: `steps` but for the last."""
+    return tl.minimum(steps, tl.cdiv(width, BLOCK) - part * steps)
+
+
+@triton.jit
+def tile_from(start, LANES: tl.constexpr, PER: tl.constexpr):
+    """Numbers [LANES, PER] of a row."""
+    return start + tl.arange(0, LANES)[:, None] * PER + tl.arange(0, PER)[None, :]
+
+
+@triton.jit
 def load_tile(at, inside, other, MASKED: tl.constexpr):
     """Float32; `other` in what is outside, if anything can be."""
     if MASKED:

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import launch
-from .online import LOWEST, NONE, advance, exponent_scale, load_tile, meet
+from .online import LOWEST, NONE, advance, exponent_scale, load_tile, meet, tile_from, tiles_of
 from .tiles import temperature
 
 
@@ -98,9 +98,8 @@ def sinkhorn_rows_kernel(
     scale, _ = exponent_scale(temp)
     top = (tl.full((LANES,), LOWEST, tl.float32),) * ROWS
     total = (tl.zeros((LANES,), tl.float32),) * ROWS
-    first = part * steps * (LANES * PER) + (tl.arange(0, LANES)[:, None] * PER + tl.arange(0, PER)[None, :])
-    for step in tl.range(0, steps, num_stages=STAGES):
-        at = first + step * (LANES * PER)
+    for step in tl.range(0, tiles_of(part, steps, width, LANES * PER), num_stages=STAGES):
+        at = tile_from((part * steps + step) * (LANES * PER), LANES, PER)
         inside = at < width
         shift = load_tile(center + at, inside, 0.0, MASKED)
         new_top, new_total = (), ()

@@ -1,0 +1,72 @@
+"""Triton's interpreter, for the workers of test_triton_interpreter.py: what it gets wrong, and what it does not check.
+
+Import it after TRITON_INTERPRET is set.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from triton.runtime import interpreter
+
+
+def watch_memory() -> None:
+    """Make the interpreter refuse what is outside of the tensors of a launch."""
+    spans: list[tuple[int, int]] = []
+    builder = interpreter.InterpreterBuilder
+    call, convert = interpreter.GridExecutor.__call__, interpreter._implicit_cvt
+    load, store = builder.create_masked_load, builder.create_masked_store
+
+    def launch_anew(self: Any, *args: Any, **kwargs: Any) -> Any:
+        spans.clear()
+        return call(self, *args, **kwargs)
+
+    def remember(arg: Any) -> Any:
+        if isinstance(arg, torch.Tensor) and arg.numel():
+            last = sum((size - 1) * stride for size, stride in zip(arg.shape, arg.stride(), strict=True))
+            spans.append((arg.data_ptr(), arg.data_ptr() + last * arg.element_size()))
+        return convert(arg)
+
+    def look_at(pointers: Any, mask: Any) -> None:
+        at = pointers.data[np.broadcast_to(mask.data, pointers.data.shape).astype(bool)]
+        inside = np.zeros(at.shape, bool)
+        for first, last in spans:
+            inside |= (at >= first) & (at <= last)
+        assert inside.all(), "a kernel left its tensors"
+
+    def checked_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
+        look_at(pointers, mask)
+        return load(self, pointers, mask, *rest)
+
+    def checked_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        look_at(pointers, mask)
+        return store(self, pointers, value, mask, *rest)
+
+    interpreter.GridExecutor.__call__, interpreter._implicit_cvt = launch_anew, remember
+    builder.create_masked_load, builder.create_masked_store = checked_load, checked_store
+
+
+def round_fma_once() -> None:
+    """Make tl.fma of float32 round once, as the hardware does: the product of two is exact in float64."""
+
+    def fma(self: Any, x: Any, y: Any, z: Any) -> Any:
+        wide = x.data.astype(np.float64) * y.data + z.data
+        return interpreter.TensorHandle(wide.astype(x.data.dtype), z.dtype.scalar)
+
+    interpreter.InterpreterBuilder.create_fma = fma
+
+
+def prepare_modules_once() -> None:
+    """Leave out what the interpreter does again at every call of a device function, half of its time."""
+    prepared: set[int] = set()
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        module = self.fn.__globals__
+        if id(module) not in prepared:
+            prepared.add(id(module))
+            interpreter._patch_lang(self.fn)
+        return self.rewrite()(*args, **kwargs)
+
+    interpreter.InterpretedFunction.__call__ = call
