@@ -26,6 +26,7 @@ class Option:
     default: Any  # the method's own
     small: Any = None  # for images up to 64 pixels
     kind: type | None = None  # where the default does not tell
+    count: int | None = None  # of values, where it does not tell
     choices: tuple[str, ...] | None = None
     told: str | None = None  # the default in words, where no one value is it
 
@@ -38,9 +39,9 @@ class Option:
                 flag, dest=self.name, action="store_const", const=not default, help=self.help, **NO_DEFAULT
             )
             return
-        values: dict[str, Any] = {"type": self.kind or type(default), "choices": self.choices}
+        values: dict[str, Any] = {"type": self.kind or type(default), "choices": self.choices, "nargs": self.count}
         if isinstance(default, tuple):
-            values = {"type": self.kind or type(default[0]), "nargs": len(default)}
+            values.update(type=type(default[0]), nargs=len(default))
         told = _in_words(default) if self.told is None else self.told
         if self.small is not None:
             told += f"; {_in_words(self.small)} for small images"
@@ -57,6 +58,7 @@ class Method:
 
     help: str
     options: tuple[Option, ...] = ()
+    views: tuple[Option, ...] = ()  # which change the views of the default recipe
     encoder: str = "resnet"  # the kind of the default encoder: "resnet" or "vit"
     vit_only: bool = False  # whether no other encoder will do
     init: str = "timm"  # initial weights of a vision transformer
@@ -78,6 +80,16 @@ _PROJECTION = Option("projection_dim", "width of the projections", 128)
 
 def _momentum(published: float, small: float | None = None, to: str = "") -> Option:
     return Option("momentum", f"part of the copy that stays at each step{to}", published, small)
+
+
+def _views(crop_min: float | None = None, jitter: tuple[float, ...] | None = None) -> tuple[Option, ...]:
+    """Return the options of methods with two views, with what small colour images want."""
+    strength = "strength of brightness, contrast, saturation and hue, of which the last is at most 0.5"
+    return (
+        Option("crop_min", "least part of the image in a crop", None, crop_min, float, told="by recipe"),
+        Option("jitter", strength, None, jitter, float, 4, told="by recipe"),
+        Option("gray_p", "probability that a view is grey", None, None, float, told="by recipe"),
+    )
 
 
 def _local_views(published: int) -> tuple[Option, ...]:

@@ -23,7 +23,7 @@ def add_parsers(commands: Any, settings: dict[str, Any]) -> None:
     for name, method in METHODS.items():
         p = ways.add_parser(name, help=method.help, description=f"{name}: {method.help}", **settings)
         group = p.add_argument_group("of the method")
-        for option in method.options:
+        for option in (*method.options, *method.views):
             option.add_to(group)
         _add_training(p, method)
         p.set_defaults(run=pretrain)
@@ -100,6 +100,28 @@ def _encoder(method: Method, name: str, channels: int, image_size: int) -> Any:
     if method.vit_only or is_vit(name):
         return methods.build_encoder(name, in_chans=channels, img_size=image_size, init=method.init, **more)
     return methods.build_encoder(name, in_chans=channels)
+
+
+def _change_views(method: Any, channels: int, image_size: int, changes: dict[str, Any]) -> None:
+    """Let the views of a method differ from those of its default recipe."""
+    import torch
+
+    from .transforms import Transform
+
+    if not changes:
+        return
+    changes = dict(changes)
+    crop_min, jitter = changes.pop("crop_min", None), changes.pop("jitter", None)
+    recipe = method.recipe(channels, image_size).recipe
+    views = []
+    for view in recipe.views:
+        view = replace(view, **changes)
+        if crop_min is not None:
+            view = replace(view, scale=(crop_min, view.scale[1]))
+        if jitter is not None:
+            view = replace(view, jitter=tuple(jitter))
+        views.append(view)
+    method.transform = Transform(replace(recipe, views=tuple(views)), memory_format=torch.channels_last)
 
 
 def pretrain(args: argparse.Namespace) -> None:

@@ -41,6 +41,7 @@ SLOW_FILES = (
     "test_teachers_benchmark.py",
     "test_thin_losses.py", "test_train.py", "test_triton_augment_compile.py", "test_triton_compile.py",
     "test_triton_interpreter.py", "test_triton_masking_compile.py", "test_triton_pairwise_compile.py",
+    "test_triton_teachers_compile.py",
 )  # fmt: skip
 
 

@@ -1,10 +1,10 @@
-// One iteration of Sinkhorn-Knopp on the CPU, compiled once per instruction set.
+// Sinkhorn-Knopp on the CPU, compiled once per instruction set.
 #include "sinkhorn.h"
 
 #include <math.h>
 #include <omp.h>
 
-#define FASTSSL_VARIANT "sinkhorn_rows.h"
+#define FASTSSL_VARIANT "sinkhorn_tiles.h"
 #include "variants.h"
 
 namespace fastssl {

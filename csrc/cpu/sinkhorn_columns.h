@@ -1,15 +1,15 @@
-// Log-sum-exps of columns, on logarithms; and what a pass works with. Included by sinkhorn_rows.h.
+// Log-sum-exps of columns, a tile of them at a time; and what all of Sinkhorn-Knopp works with. Included by
+// sinkhorn_rows.h.
 #include "elements.h"
 
+constexpr int64_t TILE = 2048;               // columns at a time, at most
+constexpr int64_t LEAST_TILE = 64;           // at least, but where there are no more
 constexpr int64_t PIECE = 2048;              // elements of a row at a time
-constexpr int64_t TILE = 2048;               // columns at a time
-constexpr int GROUP = 8;                     // rows whose elements of a column meet in registers
-constexpr int64_t BLOCK_ROWS = 64;           // added in float32 before they join a float64 sum
-constexpr int64_t RUN = 1024;                // the same, of sums of GROUP
-constexpr int64_t AHEAD = 4096;              // elements that are on their way to the second cache
+constexpr int64_t AHEAD = 4096;              // elements of a row that are on their way to the second cache
 constexpr int64_t LEAST_WORK = 16384;        // elements that are worth a thread
+constexpr int GROUP = 8;                     // rows whose elements of a column meet in registers
+constexpr int64_t RUN = 1024;                // rows added up in float32 before they join a float64 sum
 constexpr double SLACK = 20;                 // nats by which an exponent may be above 0
-constexpr float FAINT = 0x1p-100f;           // a column sum of as much a row has all its digits
 constexpr float NOTHING = -3.402823466e38f;  // the running maximum before the first element
 constexpr double LOG2_E = 1.44269504088896340736, LN_2 = 0.69314718055994530942;
 
@@ -73,64 +73,45 @@ FASTSSL_INLINE vfloat logarithm(vfloat x) {
   return select(x > 0.f, select(x < __builtin_inff(), y, x), select(x == 0.f, splat(-__builtin_inff()), x));
 }
 
-// What all threads share, in the workspace.
-struct Scratch {
-  float *row_level, *row_rest;  // of e^-row_lse, [samples]
-  double* parts;                // log-sum-exps of parts of rows or of columns
-  float* exponentials;          // of a row, [threads, width]
-  float* levels;                // of its pieces, [threads, pieces]
-  float* sums;                  // of columns, [threads, width]
-  double* whole_sums;           // [threads, width], or null where a block of rows is all
-};
-
+// A problem, and what its threads share in the workspace.
 struct Plan : Sinkhorn {
   Exponent exponent;
-  int64_t width;           // prototypes in whole vectors
-  bool fused;              // column sums come with the row sums
-  int64_t tile;            // columns
-  int64_t row_parts;       // of a row, where there are fewer rows than threads
-  int64_t column_parts;    // of a column, where there are fewer tiles than threads
-  int64_t rows_of_thread;  // fused
-  Scratch scratch;
-  int64_t bytes;  // of the workspace
+  const float* center;           // or null
+  double *row_lse, *column_lse;  // [samples], [prototypes]
+  float *row_level, *row_rest;   // [samples]: e^-row_lse = e^(-level/temp) rest
+  int64_t tile;                  // columns
+  int64_t row_parts;             // of a row, where there are fewer rows than threads
+  int64_t column_parts;          // of a column, where there are fewer tiles than threads
+  double* parts;                 // log-sum-exps of parts of rows or of columns
+  int64_t bytes;                 // of the workspace
 };
 
 // The next `count` elements of so many bytes of the workspace.
-FASTSSL_INLINE char* take(Plan& p, int64_t count, int64_t bytes) {
+FASTSSL_INLINE void* take(Plan& p, int64_t count, int64_t bytes) {
   char* at = (char*)p.workspace + p.bytes;
   p.bytes += (count * bytes + 63) / 64 * 64;
   return at;
 }
+FASTSSL_INLINE float* take_floats(Plan& p, int64_t count) { return (float*)take(p, count, sizeof(float)); }
+FASTSSL_INLINE double* take_doubles(Plan& p, int64_t count) { return (double*)take(p, count, sizeof(double)); }
 
 Plan plan_of(const Sinkhorn& s) {
   Plan p{};
   (Sinkhorn&)p = s;
-  const int64_t work = parts_of(s.samples * s.prototypes, LEAST_WORK);
-  p.threads = (int)larger(1, smaller(s.threads, work));
-  p.exponent = exponent_of(s.temp), p.width = whole_vectors(s.prototypes);
-  p.fused = s.center && s.column_lse && s.samples >= 4 * p.threads;
-  p.tile = smaller(TILE, larger(4 * LANES, whole_vectors(parts_of(s.prototypes, p.threads))));
-  const int64_t tiles = parts_of(s.prototypes, p.tile);
-  p.row_parts = smaller(parts_of(p.threads, larger(1, s.samples)), parts_of(s.prototypes, PIECE));
-  p.column_parts = p.fused || tiles >= p.threads ? 1 : smaller(parts_of(p.threads, tiles), parts_of(s.samples, 64));
-  p.column_parts = larger(1, p.column_parts);
-  p.rows_of_thread = parts_of(s.samples, p.threads);
-  Scratch& a = p.scratch;
-  if (s.center) {
-    a.row_level = (float*)take(p, s.samples, sizeof(float)), a.row_rest = (float*)take(p, s.samples, sizeof(float));
-  }
-  if (p.fused) {
-    a.exponentials = (float*)take(p, p.threads * p.width, sizeof(float));
-    a.levels = (float*)take(p, p.threads * parts_of(p.width, PIECE), sizeof(float));
-    a.sums = (float*)take(p, p.threads * p.width, sizeof(float));
-    if (p.rows_of_thread > BLOCK_ROWS) a.whole_sums = (double*)take(p, p.threads * p.width, sizeof(double));
-  } else {
-    a.parts = (double*)take(p, larger(s.samples * p.row_parts, s.prototypes * p.column_parts), sizeof(double));
-  }
+  p.threads = (int)larger(1, smaller(s.threads, parts_of(s.samples * s.prototypes, LEAST_WORK)));
+  p.exponent = exponent_of(s.temp);
+  p.row_level = take_floats(p, s.samples), p.row_rest = take_floats(p, s.samples);
   return p;
 }
 
-int64_t workspace(const Sinkhorn& s) { return plan_of(s).bytes; }
+// How all columns and rows are split among the threads, beside a plan of tiles that are kept.
+void split_work(Plan& p) {
+  p.tile = smaller(TILE, larger(LEAST_TILE, whole_vectors(parts_of(p.prototypes, p.threads))));
+  const int64_t tiles = parts_of(p.prototypes, p.tile), blocks = larger(1, parts_of(p.samples, 64));
+  p.row_parts = smaller(parts_of(p.threads, larger(1, p.samples)), parts_of(p.prototypes, PIECE));
+  p.column_parts = tiles >= p.threads ? 1 : smaller(parts_of(p.threads, tiles), blocks);
+  p.parts = take_doubles(p, larger(p.samples * p.row_parts, p.prototypes * p.column_parts));
+}
 
 FASTSSL_INLINE const char* row_at(const Sinkhorn& s, int64_t b) { return element(s.type, s.logits, b * s.row); }
 
@@ -147,6 +128,12 @@ double log_sum(const double* x, int64_t count, int64_t stride) {
   return total;
 }
 
+// The level and the rest of a row, with which a score less the level is exact where it matters.
+FASTSSL_INLINE void split_row(const Plan& p, int64_t b) {
+  const float level = (float)(p.row_lse[b] * p.temp);
+  p.row_level[b] = level, p.row_rest[b] = (float)exp(level * p.exponent.inverse - p.row_lse[b]);
+}
+
 // The sums of a tile of columns, each relative to a maximum of its own.
 struct Columns {
   float max[TILE], before[TILE];  // the present one, and that of `whole`
@@ -154,24 +141,27 @@ struct Columns {
   double whole[TILE];
 };
 
-// Adds n rows from b on. A maximum moves only where an exponent would be above the slack.
-FASTSSL_INLINE void add_rows_as(ElementType type, bool whole, bool plain, int n, const Plan& p, int64_t b, int64_t k0,
-                                int64_t count, Columns& c) {
+// Where a group's exponentials are kept: [GROUP, stride], and the maxima [stride] that they are relative to.
+struct Kept {
+  float *exponentials, *levels;
+  int64_t stride;
+};
+
+// Adds n rows from b on. A maximum moves only where an exponent would be above the slack. On the way the elements at
+// `next` are fetched, row by row.
+FASTSSL_INLINE void add_rows_as(ElementType type, bool whole, int n, const Plan& p, int64_t b, int64_t k0,
+                                int64_t count, const char* next, Columns& c, const Kept* kept) {
   const Exponent e = p.exponent;
   const char* rows[GROUP];
-  float level[GROUP] = {}, rest[GROUP] = {};
-  for (int r = 0; r < n; ++r) {
-    rows[r] = row_at(p, b + r);
-    if (!plain) level[r] = p.scratch.row_level[b + r], rest[r] = p.scratch.row_rest[b + r];
-  }
+  float level[GROUP], rest[GROUP];
+  for (int r = 0; r < n; ++r) rows[r] = row_at(p, b + r), level[r] = p.row_level[b + r], rest[r] = p.row_rest[b + r];
   for (int64_t i = 0; i < count; i += LANES) {
     const int64_t k = k0 + i, left = whole ? LANES : count - i;
-    const vfloat center = plain ? vfloat{} : load_some(TYPE_FLOAT32, p.center + k, left);
+    const vfloat center = p.center ? load_some(TYPE_FLOAT32, p.center + k, left) : vfloat{};
     vfloat x[GROUP], most = splat(NOTHING);
     for (int r = 0; r < n; ++r) {
-      x[r] = load_some(type, element(type, rows[r], k), left);
-      __builtin_prefetch(element(type, rows[r], k + GROUP * p.row), 0, 2);
-      if (!plain) x[r] = x[r] - center - level[r];
+      x[r] = load_some(type, element(type, rows[r], k), left) - center - level[r];
+      __builtin_prefetch(element(type, next, r * p.row + i), 0, 2);
       most = maximum(most, x[r]);
     }
     vfloat max = load(c.max + i), sum = load(c.sum + i);
@@ -181,28 +171,39 @@ FASTSSL_INLINE void add_rows_as(ElementType type, bool whole, bool plain, int n,
       max = risen;
       store(c.max + i, max);
     }
+    vfloat part{};
     for (int r = 0; r < n; ++r) {
       const vfloat y = exponential(x[r] - max, e);
-      sum += plain ? y : y * rest[r];
+      part += y * rest[r];
+      if (kept) store(kept->exponentials + r * kept->stride + i, y);
     }
-    store(c.sum + i, sum);
+    store(c.sum + i, sum + part);
+    if (kept) store(kept->levels + i, max);
   }
 }
 
-FASTSSL_INLINE void add_rows(const Plan& p, bool plain, int n, int64_t b, int64_t k0, int64_t count, Columns& c) {
+FASTSSL_INLINE void add_rows(int n, const Plan& p, int64_t b, int64_t k0, int64_t count, const char* next, Columns& c,
+                             const Kept* kept) {
   const bool whole = count % LANES == 0;
-  if (p.type == TYPE_FLOAT32 && whole && plain) return add_rows_as(TYPE_FLOAT32, true, true, n, p, b, k0, count, c);
-  if (p.type == TYPE_BFLOAT16 && whole && plain) return add_rows_as(TYPE_BFLOAT16, true, true, n, p, b, k0, count, c);
-  add_rows_as(p.type, false, plain, n, p, b, k0, count, c);
+  if (p.type == TYPE_FLOAT32 && whole) return add_rows_as(TYPE_FLOAT32, true, n, p, b, k0, count, next, c, kept);
+  if (p.type == TYPE_BFLOAT16 && whole && n == GROUP)
+    return add_rows_as(TYPE_BFLOAT16, true, n, p, b, k0, count, next, c, kept);
+  add_rows_as(p.type, false, n, p, b, k0, count, next, c, kept);
 }
 
-void add_group(const Plan& p, bool plain, int64_t b, int64_t k0, int64_t count, Columns& c) {
-  if (plain) return add_rows(p, true, GROUP, b, k0, count, c);
-  add_rows(p, false, GROUP, b, k0, count, c);
+// Of so many rows that are left the next ones to add: GROUP, or the largest power of two.
+FASTSSL_INLINE int group_of(int64_t left) { return left >= GROUP ? GROUP : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
+
+void add_group(int n, const Plan& p, int64_t b, int64_t k0, int64_t count, const char* next, Columns& c,
+               const Kept* kept) {
+  if (n == GROUP) return add_rows(GROUP, p, b, k0, count, next, c, kept);
+  if (n == 4) return add_rows(4, p, b, k0, count, next, c, kept);
+  if (n == 2) return add_rows(2, p, b, k0, count, next, c, kept);
+  add_rows(1, p, b, k0, count, next, c, kept);
 }
 
-void add_one(const Plan& p, bool plain, int64_t b, int64_t k0, int64_t count, Columns& c) {
-  add_rows(p, plain, 1, b, k0, count, c);
+void clear(Columns& c, int64_t count) {
+  for (int64_t i = 0; i < whole_vectors(count); ++i) c.max[i] = NOTHING, c.sum[i] = 0;
 }
 
 // The sums in float32 join those in float64.
@@ -215,46 +216,42 @@ void settle(const Plan& p, int64_t count, Columns& c) {
   }
 }
 
-// From sums to log-sum-exps: (level + offset)/temp + log(sum). The sums, in whole vectors, become their logarithms.
-void finish(const Plan& p, float* sums, const float* levels, const float* offsets, int64_t count, double* out) {
-  const double inverse = p.exponent.inverse;
-  for (int64_t i = 0; i < count; i += LANES) store(sums + i, logarithm(load(sums + i)));
-  if (offsets) {
-    for (int64_t i = 0; i < count; ++i) out[i] = ((double)levels[i] + offsets[i]) * inverse + sums[i];
-  } else {
-    for (int64_t i = 0; i < count; ++i) out[i] = levels[i] * inverse + sums[i];
-  }
-}
-
-// Writes log-sum-exps of at most TILE columns over the rows [b0, b1). `plain`: of the logits, else of the centered ones
-// less their rows' log-sum-exps, to which the center is given back.
-void sum_columns(const Plan& p, bool plain, int64_t k0, int64_t k1, int64_t b0, int64_t b1, double* out) {
+// Writes log-sum-exps of at most TILE columns over the rows [b0, b1), of logits less their rows' log-sum-exps.
+void sum_columns(const Plan& p, int64_t k0, int64_t k1, int64_t b0, int64_t b1, double* out) {
   const int64_t count = k1 - k0;
   const bool long_run = b1 - b0 > RUN;
   Columns c;
-  for (int64_t i = 0; i < whole_vectors(count); ++i) c.max[i] = NOTHING, c.sum[i] = 0;
+  clear(c, count);
   for (int64_t i = 0; long_run && i < count; ++i) c.before[i] = NOTHING, c.whole[i] = 0;
   for (int64_t run = b0; run < b1; run += RUN) {
     const int64_t end = smaller(run + RUN, b1);
-    int64_t b = run;
-    for (; b + GROUP <= end; b += GROUP) add_group(p, plain, b, k0, count, c);
-    for (; b < end; ++b) add_one(p, plain, b, k0, count, c);
+    for (int64_t b = run; b < end;) {
+      const int n = group_of(end - b);
+      add_group(n, p, b, k0, count, element(p.type, row_at(p, b + n), k0), c, 0);
+      b += n;
+    }
     if (long_run) settle(p, count, c);
   }
   for (int64_t i = 0; long_run && i < count; ++i) c.sum[i] = (float)c.whole[i];
-  finish(p, c.sum, c.max, plain ? 0 : p.center + k0, count, out);
+  for (int64_t i = 0; i < count; i += LANES) store(c.sum + i, logarithm(load(c.sum + i)));
+  const double inverse = p.exponent.inverse;
+  if (p.center) {
+    for (int64_t i = 0; i < count; ++i) out[i] = ((double)c.max[i] + p.center[k0 + i]) * inverse + c.sum[i];
+  } else {
+    for (int64_t i = 0; i < count; ++i) out[i] = c.max[i] * inverse + c.sum[i];
+  }
 }
 
-// The log-sum-exps of all columns on logarithms. For all threads of a parallel region.
+// The log-sum-exps of all columns. For all threads of a parallel region.
 void sum_all_columns(const Plan& p) {
   const int64_t parts = p.column_parts, tiles = parts_of(p.prototypes, p.tile), length = parts_of(p.samples, parts);
 #pragma omp for schedule(static)
   for (int64_t i = 0; i < tiles * parts; ++i) {
     const int64_t k = i / parts * p.tile, part = i % parts, b = smaller(part * length, p.samples);
-    double* out = (parts == 1 ? p.column_lse : p.scratch.parts + part * p.prototypes) + k;
-    sum_columns(p, !p.center, k, smaller(k + p.tile, p.prototypes), b, smaller(b + length, p.samples), out);
+    double* out = (parts == 1 ? p.column_lse : p.parts + part * p.prototypes) + k;
+    sum_columns(p, k, smaller(k + p.tile, p.prototypes), b, smaller(b + length, p.samples), out);
   }
   if (parts == 1) return;
 #pragma omp for schedule(static)
-  for (int64_t k = 0; k < p.prototypes; ++k) p.column_lse[k] = log_sum(p.scratch.parts + k, parts, p.prototypes);
+  for (int64_t k = 0; k < p.prototypes; ++k) p.column_lse[k] = log_sum(p.parts + k, parts, p.prototypes);
 }

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 
 from . import launch
@@ -55,9 +56,9 @@ def dino_loss_fwd(
         for i, chunk in enumerate(problem.chunks):
             rows = chunk.rows if i else problem.images  # the first launch has to do with all rows of the teachers
             of_teachers = STUDENT.value * problem.s + TEACHER.value * problem.t * i
-            dino_loss_slices_kernel[(rows * problem.slices,)](
-                *problem.arguments(chunk), parts, numbers, STUDENT.value * chunk.first, of_teachers,
-                **problem.constants(chunk, rows),
+            dino_loss_slices_kernel[(problem.programs(rows),)](
+                *problem.arguments(chunk, rows), parts, numbers, STUDENT.value * chunk.first, of_teachers,
+                **problem.constants(chunk),
             )  # fmt: skip
         dino_loss_combine_kernel[(problem.images,)](
             parts, problem.student_temp, problem.teacher_temp, row_weights, student_lse, teacher_norm, losses,
@@ -79,14 +80,15 @@ def dino_loss_bwd(
     """Return the gradients of the students' stacks and, in float64, of student_temp []. Bit-identical, as well."""
     problem = _Problem(students, teachers, center, student_temp, teacher_temp, skip_same_view, soft_targets)
     grads = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in students]
-    programs = [chunk.rows * problem.slices for chunk in problem.chunks]
+    programs = [problem.programs(chunk.rows) for chunk in problem.chunks]
     sums, grad_temp = problem.empty(sum(programs)), problem.empty()
     with torch.cuda.device_of(sums):
         for i, chunk in enumerate(problem.chunks):
             dino_loss_grad_kernel[(programs[i],)](
-                grad, *problem.arguments(chunk), row_weights, student_lse, teacher_norm, *_views(chunk.of(grads)),
-                sums, sum(programs[:i]), chunk.first, problem.student_rows, problem.teacher_rows, problem.pairs,
-                **problem.constants(chunk, chunk.rows),
+                grad, *problem.arguments(chunk, chunk.rows), row_weights, student_lse, teacher_norm,
+                *_views(chunk.of(grads)), problem.rows_of_teachers, sums, sum(programs[:i]), chunk.first,
+                problem.student_rows, problem.teacher_rows, problem.pairs,
+                RAGGED=min(problem.rows_of_teachers) < chunk.rows, **problem.constants(chunk),
             )  # fmt: skip
         sum_kernel[(1,)](sums, grad_temp, len(sums), **launch.SUM)
     return grads, grad_temp
@@ -123,8 +125,8 @@ def _chunks(stacks: list[Tensor]) -> list[_Chunk]:
 
 
 def _views(stacks: list[Tensor]) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """Stacks as the kernels take them, and their strides of views and rows."""
-    return tuple(stacks), tuple(stride for x in stacks for stride in x.stride()[:2])
+    """Stacks as the kernels take them, and of each the strides of views and rows, and the number of rows."""
+    return tuple(stacks), tuple(n for x in stacks for n in (*x.stride()[:2], x.shape[1]))
 
 
 class _Problem:
@@ -146,22 +148,26 @@ class _Problem:
         self.images = max(self.student_rows, self.teacher_rows)
         self.pairs = self.s * self.t - (min(self.s, self.t) if skip else 0)
         self.chunks = _chunks(students)
-        whole = all(n % 16 == 0 for n in (self.width, *_views(students)[1], *_views(teachers)[1]))
-        self.tile = launch.views(max(c.views for c in self.chunks), self.t, like.element_size(), whole)
+        whole = all(stride % 16 == 0 for x in (*students, *teachers) for stride in x.stride()[:2])
+        views = max(chunk.views for chunk in self.chunks)
+        self.tile = launch.views(views, self.t, like.element_size(), self.width, whole)
         self.block = self.tile["LANES"] * self.tile["PER"]
-        self.slices, self.steps = launch.slices(self.images, self.width, self.block, like.device)
+        groups = triton.cdiv(self.images, self.tile["IMAGES"])
+        self.slices, self.steps = launch.slices(groups, self.width, self.block, like.device)
 
     def empty(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=self.device)
 
-    def arguments(self, chunk: _Chunk) -> tuple[Any, ...]:
+    def programs(self, images: int) -> int:
+        return triton.cdiv(images, self.tile["IMAGES"]) * self.slices
+
+    def arguments(self, chunk: _Chunk, images: int) -> tuple[Any, ...]:
         return (
-            *_views(chunk.of(self.students)), chunk.rows, *_views(self.teachers), self.rows_of_teachers, self.center,
-            self.student_temp, self.teacher_temp, self.width, self.slices, self.steps,
+            *_views(chunk.of(self.students)), *_views(self.teachers), self.center, self.student_temp,
+            self.teacher_temp, images, self.width, self.slices, self.steps,
         )  # fmt: skip
 
-    def constants(self, chunk: _Chunk, images: int) -> dict[str, Any]:
-        missing = min(chunk.rows, *self.rows_of_teachers) < images
+    def constants(self, chunk: _Chunk) -> dict[str, Any]:
         return {
             "STUDENTS": tuple(end - start for _, start, end in chunk.pieces),
             "TEACHERS": tuple(len(x) for x in self.teachers),
@@ -170,6 +176,6 @@ class _Problem:
             "CENTERS": 0 if self.center is None else len(self.center),
             "OFFSET": min(chunk.first, self.t) if self.skip else self.t,
             "SOFT": self.soft,
-            "MASKED": missing or self.width % self.block != 0,
+            "MASKED": self.width % self.block != 0,
             **self.tile,
         }

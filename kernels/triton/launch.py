@@ -392,15 +392,22 @@ MAX_VIEWS = 12  # of students in one launch: each has two numbers in registers, 
 SUM = {"BLOCK": 4096, "num_warps": 16}
 
 
-def views(students: int, teachers: int, element_size: int, aligned: bool) -> dict[str, int]:
-    """Rows of several views read at once by programs of one warp, whose sums meet without shared memory.
+def lanes(per: int, width: int, aligned: bool) -> dict[str, int]:
+    """Tiles of rows for programs of one warp, whose sums meet without shared memory; read two tiles ahead.
 
-    A lane reads 16 bytes of each row, two stages before it uses them; of few rows several times that.
+    A lane has `per` numbers of a row, or less where those divide the width, as masks take registers.
     """
-    per = 16 // element_size // (1 if teachers <= 2 else 2) if aligned else 2
-    rows = students + teachers
-    lanes = 32 * (4 if rows <= 3 else 2 if rows <= 6 else 1)
-    return {"LANES": lanes, "PER": per, "STAGES": 3, "num_warps": 1, "maxnreg": 152}
+    per = per if aligned and width % 16 == 0 else 2
+    while per > 2 and width % (32 * per):
+        per //= 2
+    return {"LANES": 32, "PER": per, "STAGES": 3, "num_warps": 1}
+
+
+def views(students: int, teachers: int, element_size: int, width: int, aligned: bool) -> dict[str, int]:
+    """Rows of several views, 16 bytes of each a lane; of few views those of several images, which share the center."""
+    images = max(1, 8 // (students + teachers))
+    per = 16 // element_size // (1 if teachers <= 2 else 2)
+    return {"IMAGES": images} | lanes(per, width, aligned) | {"maxnreg": 160}
 
 
 def slices(rows: int, width: int, block: int, device: torch.device) -> tuple[int, int]:
@@ -421,15 +428,14 @@ def combine(views: int, slices: int) -> dict[str, int]:
     return block | {"num_warps": 4 if block["BLOCK_VIEWS"] * block["BLOCK_SLICES"] > 256 else 1}
 
 
-def rows_of_scores(element_size: int, aligned: bool) -> dict[str, int]:
+def rows_of_scores(element_size: int, width: int, aligned: bool) -> dict[str, int]:
     """Four rows at a time, which share what is subtracted from them."""
-    per = 16 // element_size if aligned else 2
-    return {"ROWS": 4, "LANES": 32, "PER": per, "STAGES": 3, "num_warps": 1, "maxnreg": 128}
+    return {"ROWS": 4} | lanes(16 // element_size, width, aligned) | {"maxnreg": 128}
 
 
 def columns_of_scores(element_size: int, aligned: bool) -> dict[str, int]:
     """Eight rows at a time, whose sums over columns need no other thread: 16 bytes of each a lane."""
-    return {"ROWS": 8, "COLUMNS": 512 // element_size if aligned else 64, "STAGES": 3, "num_warps": 1, "maxnreg": 128}
+    return {"ROWS": 8, "COLUMNS": 512 // element_size if aligned else 64, "STAGES": 3, "num_warps": 1, "maxnreg": 160}
 
 
 def parts_of_samples(blocks: int, samples: int, rows: int, device: torch.device) -> tuple[int, int]:

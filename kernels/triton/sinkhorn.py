@@ -46,7 +46,7 @@ def sinkhorn_pass(logits: Tensor, center: Tensor | None, temp: Tensor, columns: 
     whole = width % 16 == 0 and logits.stride(0) % 16 == 0
     with torch.cuda.device_of(logits):
         if center is not None:
-            tile = launch.rows_of_scores(logits.element_size(), whole)
+            tile = launch.rows_of_scores(logits.element_size(), width, whole)
             block = tile["LANES"] * tile["PER"]
             groups = triton.cdiv(samples, tile["ROWS"])
             slices, steps = launch.slices(groups, width, block, logits.device)
