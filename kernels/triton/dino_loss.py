@@ -5,9 +5,9 @@
 With levels that are the maxima of their rows no term is negative: small losses of large logits keep their digits. The
 sum over v goes inside that over k, so that a teacher has one sum of products, not one for each student.
 
-1. `dino_loss_slices_kernel`, one program a slice of the prototypes of an image: for all views at once, maxima, sums of
-   exponentials and, of the teachers, the products with the sum of the students. Each lane keeps its own, which meet at
-   the end of the slice.
+1. `dino_loss_slices_kernel`, one program a slice of the prototypes of an image, or of a few if there are few views: for
+   all views at once, maxima, sums of exponentials and, of the teachers, the products with the sum of the students. Each
+   lane keeps its own, which meet at the end of the slice.
 2. `dino_loss_combine_kernel`, one program an image: its slices, in float64.
 3. `sum_kernel`: the images, in one order.
 

@@ -407,7 +407,7 @@ def views(students: int, teachers: int, element_size: int, width: int, aligned: 
     """Rows of several views, 16 bytes of each a lane; of few views those of several images, which share the center."""
     images = max(1, 8 // (students + teachers))
     per = 16 // element_size // (1 if teachers <= 2 else 2)
-    return {"IMAGES": images} | lanes(per, width, aligned) | {"maxnreg": 160}
+    return {"IMAGES": images} | lanes(per, width, aligned) | {"maxnreg": 168}
 
 
 def slices(rows: int, width: int, block: int, device: torch.device) -> tuple[int, int]:
