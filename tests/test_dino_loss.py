@@ -249,7 +249,7 @@ def test_kept_norms(dtype: torch.dtype, device: str, backend: str, nan_filled: N
     center = center.to(device, dtype if dtype == torch.float64 else torch.float32)[None]
     for soft in (False, True):
         args = [x[None] for x in students], [x[None] for x in teachers], None if soft else center, tau, temp, None
-        _, lse, norm = torch.ops.fastssl.dino_loss(*args, True, soft, backend)
+        _, lse, norm, _ = torch.ops.fastssl.dino_loss(*args, True, soft, backend)
         q = [x.double() if soft else (x.double() - center[0]) / temp.item() for x in teachers]
         for found, rows in ((lse, [(x.double() / tau.item()).logsumexp(1) for x in students]),
                             (norm, [x.sum(1) if soft else x.logsumexp(1) for x in q])):  # fmt: skip
