@@ -67,12 +67,13 @@ class Method:
     small_fit: dict[str, Any] = field(default_factory=dict)  # arguments of fit for images up to 64 pixels
     chunks: bool = False  # whether fit takes a chunk_size
 
-    def small_options(self) -> dict[str, Any]:
-        """Return the arguments that images up to 64 pixels want, with a small encoder.
 
-        The published ones are for large images and much data.
-        """
-        return {option.name: option.small for option in self.options if option.small is not None}
+def small_values(options: tuple[Option, ...]) -> dict[str, Any]:
+    """Return the values that images up to 64 pixels want, with a small encoder.
+
+    The published ones are for large images and much data.
+    """
+    return {option.name: option.small for option in options if option.small is not None}
 
 
 _PROJECTION = Option("projection_dim", "width of the projections", 128)
@@ -82,13 +83,15 @@ def _momentum(published: float, small: float | None = None, to: str = "") -> Opt
     return Option("momentum", f"part of the copy that stays at each step{to}", published, small)
 
 
-def _views(crop_min: float | None = None, jitter: tuple[float, ...] | None = None) -> tuple[Option, ...]:
-    """Return the options of methods with two views, with what small colour images want."""
+def _views(crop_min: float | None = None, strong: bool = False) -> tuple[Option, ...]:
+    """Return the options of methods with two views; small colour images may want crops and colours of their own."""
     strength = "strength of brightness, contrast, saturation and hue, of which the last is at most 0.5"
+    jitter, jitter_p, gray_p = ((0.8, 0.8, 0.8, 0.4), 1.0, 0.3) if strong else (None, None, None)
     return (
         Option("crop_min", "least part of the image in a crop", None, crop_min, float, told="by recipe"),
         Option("jitter", strength, None, jitter, float, 4, told="by recipe"),
-        Option("gray_p", "probability that a view is grey", None, None, float, told="by recipe"),
+        Option("jitter_p", "probability that colours are jittered", None, jitter_p, float, told="by recipe"),
+        Option("gray_p", "probability that a view is grey", None, gray_p, float, told="by recipe"),
     )
 
 
@@ -123,6 +126,7 @@ METHODS = {
     "simclr": Method(
         "two views of each image must agree, against all others",
         (Option("temperature", "temperature of the loss", 0.5), _PROJECTION),
+        _views(),
         chunks=True,
     ),
     "moco": Method(
@@ -134,22 +138,24 @@ METHODS = {
             _momentum(0.999, small=0.99),
             _PROJECTION,
         ),
+        _views(),
         optimizer="sgd",
     ),
     "mocov3": Method(
         "each view must find the other among those of the batch, seen by a slow copy of the encoder",
         (
             Option(
-                "temperature", "temperature of the loss", None, kind=float, told="1.0; 0.2 for a vision transformer"
+                "temperature", "temperature of the loss", None, 0.1, float, told="1.0; 0.2 for a vision transformer"
             ),
             _momentum(0.99, to=", rising to 1"),
             Option("projection_dim", "width of the projections", 256),
             Option("hidden_dim", "width of the hidden layers of projector and predictor", 4096, small=512),
             Option("freeze_patches", "train the patch projection of a vision transformer, too", True),
         ),
+        _views(crop_min=0.5, strong=True),
         init="mocov3",
         optimizer="lars; adamw for a vision transformer",
-        small_fit={"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-2},
+        small_fit={"optimizer": "adamw", "lr": 4e-3, "weight_decay": 1e-2, "batch_size": 128},
     ),
     "byol": Method(
         "each view must predict what a slow copy of the encoder makes of the other, without negatives",
@@ -158,8 +164,9 @@ METHODS = {
             Option("projection_dim", "width of the projections", 256),
             Option("hidden_dim", "width of the hidden layers of projector and predictor", 4096, small=512),
         ),
+        _views(crop_min=0.3, strong=True),
         optimizer="lars",
-        small_fit={"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-2},
+        small_fit={"optimizer": "adamw", "lr": 2e-3, "weight_decay": 1e-2, "batch_size": 64},
     ),
     "simsiam": Method(
         "each view must predict the other, which is held still, without negatives or a copy",
@@ -168,6 +175,7 @@ METHODS = {
             Option("hidden_dim", "width of the projector's hidden layers", 2048, small=512),
             Option("predictor_dim", "width of the predictor's hidden layer", 512, small=128),
         ),
+        _views(crop_min=0.3, strong=True),
         optimizer="sgd",
     ),
     "swav": Method(

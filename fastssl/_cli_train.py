@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ._cli_methods import METHODS, NO_DEFAULT, Method
+from ._cli_methods import METHODS, NO_DEFAULT, Method, Option, small_values
 
 # The default encoders of each kind, up to 64 pixels and above.
 _ENCODERS = {"resnet": ("small-resnet", "resnet18"), "vit": ("small-vit", "vit_base_patch16_224")}
+_BATCH = 256
 # The options that are arguments of fit, whose default is fit's own.
-_SETTINGS = ("chunk_size", "optimizer", "lr", "weight_decay", "warmup_epochs", "workers")
+_SETTINGS = ("batch_size", "chunk_size", "optimizer", "lr", "weight_decay", "warmup_epochs", "workers")
 
 
 def add_parsers(commands: Any, settings: dict[str, Any]) -> None:
@@ -62,11 +64,11 @@ def _add_training(p: argparse.ArgumentParser, method: Method) -> None:
         **NO_DEFAULT,
     )
     p.add_argument("--epochs", type=int, default=100, help="passes through the data")
-    p.add_argument("--batch-size", type=int, default=256, help="images a step")
     if method.chunks:
         told = "images in memory at a time, for batches that would not fit otherwise (default: the batch)"
         p.add_argument("--chunk-size", type=int, help=told, **NO_DEFAULT)
     for flag, kind, what, told in (
+        ("--batch-size", int, "images a step", str(_BATCH)),
         ("--optimizer", str, "optimizer", method.optimizer),
         ("--lr", float, "peak learning rate", "by method and optimizer, see fastssl.fit"),
         ("--weight-decay", float, "weight decay", "by method and optimizer"),
@@ -102,26 +104,25 @@ def _encoder(method: Method, name: str, channels: int, image_size: int) -> Any:
     return methods.build_encoder(name, in_chans=channels)
 
 
+def _given(options: tuple[Option, ...], given: dict[str, Any]) -> dict[str, Any]:
+    """Return those of a method's options that the command line names."""
+    values = {option.name: given[option.name] for option in options if option.name in given}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
 def _change_views(method: Any, channels: int, image_size: int, changes: dict[str, Any]) -> None:
     """Let the views of a method differ from those of its default recipe."""
     import torch
 
     from .transforms import Transform
 
-    if not changes:
-        return
-    changes = dict(changes)
-    crop_min, jitter = changes.pop("crop_min", None), changes.pop("jitter", None)
+    crop_min = changes.pop("crop_min", None)
+    if crop_min is not None and not 0 < crop_min <= 1:
+        raise ValueError(f"crop_min: got {crop_min}, want a number in (0, 1]")
     recipe = method.recipe(channels, image_size).recipe
-    views = []
-    for view in recipe.views:
-        view = replace(view, **changes)
-        if crop_min is not None:
-            view = replace(view, scale=(crop_min, view.scale[1]))
-        if jitter is not None:
-            view = replace(view, jitter=tuple(jitter))
-        views.append(view)
-    method.transform = Transform(replace(recipe, views=tuple(views)), memory_format=torch.channels_last)
+    crops = [view.scale if crop_min is None else (crop_min, max(crop_min, view.scale[1])) for view in recipe.views]
+    views = tuple(replace(view, scale=scale, **changes) for view, scale in zip(recipe.views, crops, strict=True))
+    method.transform = Transform(replace(recipe, views=views), memory_format=torch.channels_last)
 
 
 def pretrain(args: argparse.Namespace) -> None:
@@ -145,14 +146,19 @@ def pretrain(args: argparse.Namespace) -> None:
     name = small if name == "small" else name
     encoder = _encoder(known, name, images.channels, images.image_size)
     options = {option.name: option.default for option in known.options if option.default is not None}
-    options.update(known.small_options() if is_small else {})
+    options.update(small_values(known.options) if is_small else {})
     if "queue_size" in options:
         options["queue_size"] = min(options["queue_size"], len(images))
-    options.update((option.name, given[option.name]) for option in known.options if option.name in given)
-    # They go with the optimizer that they name.
-    settings = dict(known.small_fit) if is_small and "optimizer" not in given else {}
+    options.update(_given(known.options, given))
+    changes = small_values(known.views) if is_small and images.channels == 3 else {}
+    changes.update(_given(known.views, given))
+    settings = {"batch_size": _BATCH, **(known.small_fit if is_small else {})}
+    if "optimizer" in given:  # the others' rates are not for it
+        settings = {"batch_size": settings["batch_size"]}
     settings.update((key, given[key]) for key in _SETTINGS if key in given)
     method = methods.METHODS[kind](encoder, image_size=images.image_size, **options)
+    if changes:
+        _change_views(method, images.channels, images.image_size, changes)
     weights = sum(p.numel() for p in encoder.parameters())
     print(f"encoder  {name}, {weights / 1e6:.2f} million weights, {encoder.num_features} features")
     measured = images.labelled and args.knn_every > 0
@@ -160,7 +166,6 @@ def pretrain(args: argparse.Namespace) -> None:
         method,
         images,
         epochs=args.epochs,
-        batch_size=args.batch_size,
         **settings,
         out=out,
         seed=args.seed,

@@ -112,6 +112,39 @@ def test_pretrain_without_negatives(capsys, tmp_path, monkeypatch, method, optio
     assert {key: config["settings"][key] for key in settings} == settings
 
 
+def made_by(monkeypatch, name):
+    """The methods that the command line makes from now on."""
+    made, real = [], methods.METHODS[name]
+    monkeypatch.setitem(methods.METHODS, name, lambda *a, **k: made.append(real(*a, **k)) or made[-1])
+    return made
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "crop_min", "jitter", "gray_p"),
+    [
+        ("byol", (), 0.3, (0.8, 0.8, 0.8, 0.4), 0.3),
+        ("byol", ("--crop-min", "0.6", "--gray-p", "0"), 0.6, (0.8, 0.8, 0.8, 0.4), 0.0),
+        ("moco", ("--jitter", "0.1", "0.2", "0.3", "0.4"), 0.08, (0.1, 0.2, 0.3, 0.4), 0.2),
+    ],
+)
+def test_views_of_small_colour_images(capsys, tmp_path, monkeypatch, method, options, crop_min, jitter, gray_p):
+    write_photos(tmp_path / "photos", ("a",), 6)
+    made = made_by(monkeypatch, method)
+    train = ("pretrain", method, "--data", "photos", "--image-size", "16", "--epochs", "1", "--batch-size", "4")
+    code, _, err = run(capsys, *train, "--quiet", *options)
+    assert code == 0, err
+    for view in made[0].transform.recipe.views:
+        assert (view.size, view.scale, view.jitter, view.gray_p) == (16, (crop_min, 1.0), jitter, gray_p)
+
+
+def test_views_of_the_default_recipe(capsys, tmp_path, monkeypatch):
+    """Of grey digits, and of methods whose small images want nothing else."""
+    made = made_by(monkeypatch, "byol")
+    assert run(capsys, "pretrain", "byol", "--data", "digits", "--epochs", "1", "--knn-every", "0", "--quiet")[0] == 0
+    assert made[0].transform is None
+    assert json.loads((tmp_path / "runs/byol-digits/config.json").read_text())["settings"]["batch_size"] == 64
+
+
 def test_a_vision_transformer_is_made_for_the_images(capsys, tmp_path):
     write_photos(tmp_path / "photos", ("a",), 6)
     train = ("pretrain", "mocov3", "--data", "photos", "--image-size", "32", "--epochs", "1", "--batch-size", "4")
@@ -130,7 +163,8 @@ def test_the_command_line_knows_what_the_methods_take():
             arguments.update(inspect.signature(parent.__init__).parameters)
         for option in known.options:
             assert option.default == arguments[option.name].default, f"{name}: {option.name}"
-        assert len({option.name for option in known.options}) == len(known.options)
+        names = [option.name for option in (*known.options, *known.views)]
+        assert len(set(names)) == len(names)
 
 
 def test_help_does_not_import_torch():
@@ -256,6 +290,9 @@ def test_every_recipe_has_its_name_on_the_command_line():
         (("pretrain", "byol", "--data", "digits", "--temperature", "1"), 2, "unrecognized arguments: --temperature 1"),
         (("pretrain", "simsiam", "--data", "digits", "--momentum", ".9"), 2, "unrecognized arguments: --momentum .9"),
         (("pretrain", "mocov3", "--data", "digits", "--temperature", "0"), 1, "temperature: got 0.0"),
+        (("pretrain", "byol", "--data", "digits", "--crop-min", "0"), 1, "crop_min: got 0.0, want a number in (0, 1]"),
+        (("pretrain", "byol", "--data", "digits", "--jitter", "1", "1"), 2, "argument --jitter: expected 4 arguments"),
+        (("pretrain", "byol", "--data", "digits", "--gray-p", "2"), 1, "gray_p: got 2.0, want a probability in [0, 1]"),
         (("evaluate", "missing/run"), 1, "folder: got 'missing/run'"),
         (("pretrain", "simclr", "--data", "photos", "--decode-size", "0"), 1, "decode_size: got 0"),
         (("augment", "photo.png"), 2, "the following arguments are required: --recipe"),

@@ -290,3 +290,223 @@ def collapse(**options):
 
 def entropy(q):
     return -(q * q.clamp_min(1e-30).log()).sum(-1)
+
+
+def test_centre_and_temperature_hold_each_other():
+    """Without the centre one prototype is the answer to everything; without a low temperature all are, equally."""
+    each, together = {}, {}
+    for name, options in (
+        ("both", {"teacher_temp": 0.04}),
+        ("no centre", {"teacher_temp": 0.04, "centering": "none"}),
+        ("no sharpening", {"teacher_temp": 1.0}),
+    ):
+        each[name], together[name], losses = collapse(**options)
+        assert all(math.isfinite(loss) for loss in losses)
+        if name == "no sharpening":
+            assert losses[-1] == pytest.approx(math.log(64), rel=1e-2)
+    assert each["no centre"] < 0.01
+    assert together["no centre"] < 0.01  # and it is the same one for all
+    assert each["no sharpening"] > 0.99
+    assert 0.1 < each["both"] < 0.9
+    assert together["both"] > each["both"] + 0.1  # images differ in their answers
+
+
+@pytest.mark.parametrize("how", ["autocast", "bfloat16", "float16", "double"])
+def test_other_precisions(how):
+    method = dino("vit")
+    views = views_of(method, 8)
+    if how == "autocast":
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = method(views)
+    else:
+        dtype = getattr(torch, how)
+        method = method.to(dtype)
+        loss = method([view.to(dtype) for view in views])
+    wide = torch.float64 if how == "double" else torch.float32
+    assert loss.dtype == wide
+    assert method.loss.center.dtype == wide
+    assert all(p.dtype == wide for p in method.teacher.parameters())
+    assert int(method.step) == 0
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in trained(method))
+    method.before_step(1, 10)
+    method.after_step(1, 10)
+    assert int(method.step) == 1
+
+
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_a_compiled_encoder_gives_the_same_step(kind):
+    method = dino(kind)
+    twin = copy.deepcopy(method)
+    twin.encoder = torch.compile(twin.encoder, backend="aot_eager")
+    views = views_of(method, 6)
+    plain, compiled = method(views), twin(views)
+    torch.testing.assert_close(plain, compiled, rtol=1e-4, atol=1e-5)
+    compiled.backward()
+    twin.before_step(3, 10)
+    twin.after_step(3, 10)
+    assert twin(views).isfinite()
+
+
+def test_the_temperature_does_not_recompile():
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    counter = CompileCounterWithBackend("aot_eager")
+    method = dino("vit", warmup_teacher_temp_epochs=4)
+    views = views_of(method, 4)
+    compiled = torch.compile(method, backend=counter)
+    for step in range(1, 8):
+        compiled(views).backward()
+        method.after_step(step, 10)
+        if step == 1:
+            first = counter.frame_count
+    assert counter.frame_count == first
+
+
+def fit(method, out, **settings):
+    images = data.load("digits")
+    images = images.take(range(settings.pop("images", len(images))))
+    settings = {"epochs": 2, "batch_size": 64, "knn_every": 0, "progress": False, "accelerator": "cpu", **settings}
+    return fastssl.fit(method, images, out=out, **settings)
+
+
+def test_features_improve(tmp_path):
+    splits = tuple(data.load("digits", split=split) for split in ("train", "test"))
+    method = dino(
+        steps_per_epoch=None, out_dim=128, hidden_dim=128, bottleneck_dim=32, batch_norm=True, local_views=0,
+        momentum=0.97, teacher_temp=0.02, warmup_teacher_temp_epochs=0,
+    )  # fmt: skip
+    result = fit(method, tmp_path, epochs=6, batch_size=128, lr=4e-3, knn_every=6, eval_data=splits)
+    before, after = (row["knn"] for row in result.history if row["knn"] is not None)
+    assert after > before + 0.1
+    settings = json.loads((tmp_path / "config.json").read_text())["settings"]
+    assert (settings["optimizer"], settings["weight_decay"]) == ("adamw", 0.04)
+
+
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_runs_resume_bit_for_bit(tmp_path, kind):
+    """Stopped in the frozen epoch by an error; teacher, centre and schedules come back with the rest."""
+    unbroken = fit(dino(kind, steps_per_epoch=None), tmp_path / "unbroken", images=320, log_every=1)
+
+    class Stop(Exception):
+        pass
+
+    method = dino(kind, steps_per_epoch=None)
+    real, steps = method.forward, []
+
+    def forward(views):
+        steps.append(1)
+        if len(steps) == 4:
+            raise Stop
+        return real(views)
+
+    method.forward = forward
+    with pytest.raises(Stop):
+        fit(method, tmp_path / "broken", images=320, log_every=1, checkpoint_minutes=0)
+    settings = {"images": 320, "log_every": 1, "checkpoint_minutes": 0, "resume": True}
+    resumed = fit(dino(kind, seed=5, steps_per_epoch=None), tmp_path / "broken", **settings)
+    assert resumed.history == unbroken.history
+    want, got = unbroken.method.state_dict(), resumed.method.state_dict()
+    assert want.keys() == got.keys()
+    assert {"step", "loss.center", "teacher.projector.last_layer.weight"} <= got.keys()
+    assert all(torch.equal(value, got[key]) for key, value in want.items())
+    assert int(got["step"]) == 10
+
+
+def test_default_views():
+    large = methods.DINO(timm.create_model("resnet10t", num_classes=0), **HEAD)
+    assert large.recipe(3, 224).recipe == transforms.DINO().recipe
+    assert large.recipe(3, 112).recipe.sizes[2:] == ((48, 48),) * 8
+    vit = methods.DINO(timm.create_model("vit_tiny_patch16_224", num_classes=0, dynamic_img_size=True), **HEAD)
+    assert vit.recipe(3, 112).recipe.sizes == ((112, 112),) * 2 + ((48, 48),) * 8
+    small = methods.DINO(methods.small_resnet(3, 32), **HEAD, local_views=3, image_size=32)
+    assert [v.shape[-1] for v in small.augment(uint8(2, 3, 40, 50))] == [32, 32, 16, 16, 16]
+    assert [v.shape[-1] for v in dino(local_size=6).augment(uint8(2, 1, 8, 8))] == [8, 8, 6, 6]
+    assert not any(v.hflip_p for v in dino().recipe(1, 8).recipe.views)  # a mirrored digit is another
+    mine = dino(transform=transforms.DINO(12, local_size=6, local_views=1))
+    assert [v.shape[-1] for v in mine.augment(uint8(2, 3, 40, 50))] == [12, 12, 6]
+
+
+def test_a_named_vision_transformer_takes_local_views():
+    method = methods.DINO("vit_tiny_patch16_224", **HEAD, steps_per_epoch=1, local_views=1, image_size=64, local_size=32)
+    assert method(method.augment(uint8(2, 3, 70, 80))).isfinite()
+    assert methods.DINO("resnet10t", **HEAD).encoder.num_features == 512
+    vit = methods.small_vit(1, 8, dynamic_img_size=True)
+    x = torch.randn(2, 1, 8, 8)
+    fixed = methods.small_vit(1, 8)
+    fixed.load_state_dict(vit.state_dict())
+    torch.testing.assert_close(vit.eval()(x), fixed.eval()(x))
+    assert vit(x[..., :4, :4]).shape == (2, 96)
+
+
+def test_a_small_vit_of_any_size_is_rebuilt(tmp_path):
+    vit = methods.small_vit(1, 8, dynamic_img_size=True)
+    methods.export_encoder(vit, tmp_path, image_size=8, in_chans=1)
+    x = torch.randn(2, 1, 4, 4)
+    assert torch.equal(methods.load_encoder(tmp_path)(x), vit.eval()(x))
+
+
+def test_two_processes(tmp_path):
+    """Under DistributedDataParallel, against one process with all images; see dino_methods_worker.py."""
+    worker = Path(__file__).with_name("dino_methods_worker.py")
+    command = [sys.executable, str(worker)]
+    running = [subprocess.Popen([*command, str(rank), "2", str(tmp_path)], stderr=subprocess.PIPE) for rank in range(2)]
+    for process in running:
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err.decode()[-3000:]
+
+
+def test_the_command_line(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train = ("pretrain", "dino", "--data", "digits", "--epochs", "1", "--knn-every", "0", "--quiet", "--overwrite")
+    for encoder in ("small-resnet", "small-vit"):
+        assert cli.main((*train, "--encoder", encoder, "--out-dim", "32", "--local-views", "1")) == 0
+        assert (tmp_path / "runs" / "dino-digits" / "encoder.safetensors").exists()
+    assert cli.main((*train, "--out-dim", "0")) == 1
+    assert "fastssl: error: out_dim: got 0, want an int >= 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"out_dim": 0}, ValueError, "out_dim: got 0, want an int >= 1"),
+        ({"hidden_dim": 0}, ValueError, "hidden_dim: got 0"),
+        ({"bottleneck_dim": 1.5}, ValueError, "bottleneck_dim: got 1.5"),
+        ({"student_temp": 0}, ValueError, "student_temp: got 0, want a finite number > 0"),
+        ({"teacher_temp": -1}, ValueError, "teacher_temp: got -1"),
+        ({"warmup_teacher_temp": 0}, ValueError, "warmup_teacher_temp: got 0"),
+        ({"warmup_teacher_temp_epochs": -1}, ValueError, "warmup_teacher_temp_epochs: got -1, want an int >= 0"),
+        ({"momentum": 1.0}, ValueError, r"momentum: got 1.0, want a number in \[0, 1\)"),
+        ({"center_momentum": 2}, ValueError, r"center_momentum: got 2, want a number in \[0, 1\]"),
+        ({"centering": "median"}, ValueError, "centering: got 'median', want 'mean', 'sinkhorn'"),
+        ({"clip_grad": 0}, ValueError, "clip_grad: got 0, want a finite number > 0"),
+        ({"freeze_last_layer": -1}, ValueError, "freeze_last_layer: got -1"),
+        ({"local_views": -1}, ValueError, "local_views: got -1, want an int >= 0"),
+        ({"local_size": 0}, ValueError, "local_size: got 0"),
+        ({"steps_per_epoch": 0}, ValueError, "steps_per_epoch: got 0"),
+    ],
+)
+def test_bad_input(options, error, says):
+    with pytest.raises(error, match=says):
+        dino(**options)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [
+        ([(4, 8)], "views: got 1, want two global views of one size"),
+        ([(4, 8), (4, 6)], r"views: got sizes \[\(8, 8\), \(6, 6\)\], want two global views of one size"),
+        ([(4, 8), (4, 8), (3, 4)], "views: got 4 and 3 images, want the same number in each view"),
+    ],
+)
+def test_bad_views(sizes, says):
+    with pytest.raises(ValueError, match=says):
+        dino()([torch.zeros(n, 1, side, side) for n, side in sizes])
+
+
+def test_an_encoder_of_one_size_says_what_to_do():
+    method = methods.DINO(methods.small_vit(1, 8), **HEAD, steps_per_epoch=1)
+    with pytest.raises(ValueError, match=r"got \(4, 4\) pixels for an encoder that takes \(8, 8\) alone; make it with"):
+        method(views_of(method, 4))
+    with pytest.raises(ValueError, match="encoder: got a classifier of 1000"):
+        methods.DINO(timm.create_model("resnet10t"))
