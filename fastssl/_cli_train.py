@@ -110,13 +110,12 @@ def _given(options: tuple[Option, ...], given: dict[str, Any]) -> dict[str, Any]
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
-def _change_views(method: Any, channels: int, image_size: int, changes: dict[str, Any]) -> None:
+def _change_views(method: Any, channels: int, image_size: int, crop_min: float | None = None, **changes: Any) -> None:
     """Let the views of a method differ from those of its default recipe."""
     import torch
 
     from .transforms import Transform
 
-    crop_min = changes.pop("crop_min", None)
     if crop_min is not None and not 0 < crop_min <= 1:
         raise ValueError(f"crop_min: got {crop_min}, want a number in (0, 1]")
     recipe = method.recipe(channels, image_size).recipe
@@ -158,7 +157,7 @@ def pretrain(args: argparse.Namespace) -> None:
     settings.update((key, given[key]) for key in _SETTINGS if key in given)
     method = methods.METHODS[kind](encoder, image_size=images.image_size, **options)
     if changes:
-        _change_views(method, images.channels, images.image_size, changes)
+        _change_views(method, images.channels, images.image_size, **changes)
     weights = sum(p.numel() for p in encoder.parameters())
     print(f"encoder  {name}, {weights / 1e6:.2f} million weights, {encoder.num_features} features")
     measured = images.labelled and args.knn_every > 0

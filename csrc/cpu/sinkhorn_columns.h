@@ -78,7 +78,7 @@ struct Plan : Sinkhorn {
   Exponent exponent;
   const float* center;           // or null
   double *row_lse, *column_lse;  // [samples], [prototypes]
-  float *row_level, *row_rest;   // [samples]: e^-row_lse = e^(-level/temp) rest
+  float *row_level, *row_rest;   // [samples]: row_lse temp = level + rest
   int64_t tile;                  // columns
   int64_t row_parts;             // of a row, where there are fewer rows than threads
   int64_t column_parts;          // of a column, where there are fewer tiles than threads
@@ -128,10 +128,10 @@ double log_sum(const double* x, int64_t count, int64_t stride) {
   return total;
 }
 
-// The level and the rest of a row, with which a score less the level is exact where it matters.
+// A score less the level is exact where it matters, and the rest is what the level was rounded by.
 FASTSSL_INLINE void split_row(const Plan& p, int64_t b) {
-  const float level = (float)(p.row_lse[b] * p.temp);
-  p.row_level[b] = level, p.row_rest[b] = (float)exp(level * p.exponent.inverse - p.row_lse[b]);
+  const double product = p.row_lse[b] * p.temp;
+  p.row_level[b] = (float)product, p.row_rest[b] = (float)(product - p.row_level[b]);
 }
 
 // The sums of a tile of columns, each relative to a maximum of its own.
@@ -173,8 +173,8 @@ FASTSSL_INLINE void add_rows_as(ElementType type, bool whole, int n, const Plan&
     }
     vfloat part{};
     for (int r = 0; r < n; ++r) {
-      const vfloat y = exponential(x[r] - max, e);
-      part += y * rest[r];
+      const vfloat y = exponential(x[r] - max - rest[r], e);
+      part += y;
       if (kept) store(kept->exponentials + r * kept->stride + i, y);
     }
     store(c.sum + i, sum + part);

@@ -121,7 +121,6 @@ void fit_rows(const Fit& f) {
   for (int64_t b = 0; b < f.samples; ++b) {
     double share = 0;
     for (int64_t thread = 0; thread < f.threads; ++thread) share += f.row_sums[thread * f.samples + b];
-    share *= f.row_rest[b];
     f.row_lse[b] = share < least ? sum_row(after, b, 0, f.prototypes) : f.row_lse[b] + log(share);
     split_row(f, b);
   }
