@@ -361,11 +361,17 @@ def test_autocast_changes_nothing(device: str, backend: str) -> None:
 @on_types
 @pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("columns", [False, True])
-def test_opcheck(device: str, backend: str, dtype: torch.dtype, centered: bool, columns: bool) -> None:
+def test_opcheck_of_a_pass(device: str, backend: str, dtype: torch.dtype, centered: bool, columns: bool) -> None:
     x, tau = torch.randn(5, 40, device=device).to(dtype), torch.tensor(0.1, dtype=torch.float64)
     center = torch.randn(40, device=device, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
     arguments = (x, center if centered else None, tau, columns, backend)
     torch.library.opcheck(torch.ops.fastssl.sinkhorn_pass.default, arguments)
+
+
+@on_types
+def test_opcheck(device: str, backend: str, dtype: torch.dtype) -> None:
+    x, tau = torch.randn(5, 40, device=device).to(dtype), torch.tensor(0.1, dtype=torch.float64)
+    torch.library.opcheck(torch.ops.fastssl.sinkhorn.default, (x, 3, tau, backend))
 
 
 @on_backends

@@ -10,30 +10,48 @@ namespace {
 
 using std::optional;
 
+// The same rows with their elements side by side.
+Tensor with_plain_rows(const Tensor& x) { return x.size(1) > 1 && x.stride(1) != 1 ? x.contiguous() : x; }
+
+// Of rows that outlive it.
+Sinkhorn sinkhorn_of(const Tensor& x, const Tensor& temp) {
+  return {x.const_data_ptr(), element_type(x.scalar_type()), x.stride(0), x.size(0),
+          x.size(1),          temp.item<double>(),           threads(),   nullptr};
+}
+
 std::tuple<Tensor, Tensor> sinkhorn_pass(const Tensor& logits, const optional<Tensor>& center, const Tensor& temp,
                                          bool columns) {
-  // One row alone may have any strides; so may rows of one element.
-  const Tensor x = logits.size(1) > 1 && logits.stride(1) != 1 ? logits.contiguous() : logits;
-  const auto middle = center ? optional<Tensor>(center->contiguous()) : center;
+  const Tensor x = with_plain_rows(logits);
+  const optional<Tensor> middle = center ? center->contiguous() : center;
   const SinkhornKernels& kernels = sinkhorn_kernels(capability());
-  Sinkhorn s{};
-  s.logits = x.const_data_ptr(), s.type = element_type(x.scalar_type()), s.row = x.stride(0);
-  s.samples = x.size(0), s.prototypes = x.size(1);
+  Tensor row_lse = fresh({x.size(0)}, at::kDouble), column_lse = fresh({columns ? x.size(1) : 0}, at::kDouble);
+  SinkhornPass s{};
+  s.problem = sinkhorn_of(x, temp);
   s.center = middle ? middle->const_data_ptr<float>() : nullptr;
-  s.temp = temp.item<double>(), s.threads = threads();
-  Tensor row_lse = fresh({s.samples}, at::kDouble), column_lse = fresh({columns ? s.prototypes : 0}, at::kDouble);
   s.row_lse = row_lse.mutable_data_ptr<double>();
   s.column_lse = columns ? column_lse.mutable_data_ptr<double>() : nullptr;
-  const Tensor space = fresh({kernels.workspace(s)}, at::kByte);
-  s.workspace = space.mutable_data_ptr();
+  const Tensor workspace = fresh({kernels.pass_workspace(s)}, at::kByte);
+  s.problem.workspace = workspace.mutable_data_ptr();
   kernels.pass(s);
   return {row_lse, column_lse};
+}
+
+Tensor sinkhorn_fwd(const Tensor& logits, int64_t iterations, const Tensor& temp) {
+  const Tensor x = with_plain_rows(logits);
+  const SinkhornKernels& kernels = sinkhorn_kernels(capability());
+  Tensor center = fresh({x.size(1)}, at::kFloat);
+  SinkhornFit s{sinkhorn_of(x, temp), iterations, center.mutable_data_ptr<float>()};
+  const Tensor workspace = fresh({kernels.fit_workspace(s)}, at::kByte);
+  s.problem.workspace = workspace.mutable_data_ptr();
+  kernels.fit(s);
+  return center;
 }
 
 }  // namespace
 }  // namespace fastssl
 
 TORCH_LIBRARY_FRAGMENT(fastssl_cpp, m) {
+  m.def("sinkhorn_fwd(Tensor logits, int iterations, Tensor temp) -> Tensor", fastssl::sinkhorn_fwd);
   m.def("sinkhorn_pass(Tensor logits, Tensor? center, Tensor temp, bool columns) -> (Tensor, Tensor)",
         fastssl::sinkhorn_pass);
 }

@@ -6,10 +6,10 @@
 // gets a share of any column is summed again on logarithms.
 #include "sinkhorn_rows.h"
 
-constexpr int64_t KEPT = 65536;      // exponentials that a thread keeps, or those of LEAST_TILE columns
-constexpr int64_t MOST_ROWS = 2048;  // that are kept
-constexpr int64_t PAD = 16;          // without it rows of a tile would compete for the same places of a cache
-constexpr double FAINT = 0x1p-100;   // a row's sum of as much a column has all its digits
+constexpr int64_t KEPT = 65536;     // exponentials that a thread keeps, or those of LEAST_TILE columns
+constexpr int64_t MOST_ROWS = 512;  // that are kept
+constexpr int64_t PAD = 16;         // without it rows of a tile would compete for the same places of a cache
+constexpr double FAINT = 0x1p-100;  // a row's sum of as much a column has all its digits
 
 struct Fit : Plan {
   bool tiled;
