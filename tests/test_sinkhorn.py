@@ -329,8 +329,9 @@ def test_a_sample_or_prototype_without_any_score_gives_nan(device: str, backend:
 
 
 @on_backends
-def test_bit_identical_from_run_to_run(device: str, backend: str) -> None:
-    x = 5 * torch.randn(200, 3000, device=device)
+@pytest.mark.parametrize("samples", [200, 700])
+def test_bit_identical_from_run_to_run(device: str, backend: str, samples: int) -> None:
+    x = 5 * torch.randn(samples, 3000, device=device)
     torch.use_deterministic_algorithms(True)
     with fastssl.use_backend(backend):
         first, second = (sinkhorn(x, temp=0.04) for _ in range(2))

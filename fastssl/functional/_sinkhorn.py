@@ -74,6 +74,7 @@ def sinkhorn(
     scale = _checks.positive_scalar("temp", temp, logits.device).detach()
     exact = torch.float64 if logits.dtype == torch.float64 else torch.float32
     backend = _backend.requested()
+    center: Tensor
     if iterations == 0:
         center = logits.new_zeros(logits.shape[-1], dtype=exact)
     elif processes == 1:

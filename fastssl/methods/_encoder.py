@@ -125,11 +125,11 @@ def small_vit(in_chans: int = 3, image_size: int = 32, *, dynamic_img_size: bool
     if not patches:
         raise ValueError(f"image_size: got {image_size}, want one of 4 to 16 whole patches a side, such as 32")
     patch = min(patches, key=lambda p: abs(image_size / p - 8))
+    more: dict[str, Any] = {"dynamic_img_size": True} if dynamic_img_size else {}
     # The features are the mean of the normed patches: there is no class token, which masking would not train.
     return build_encoder(
         "vit_tiny_patch16_224", in_chans=in_chans, init="mae", img_size=image_size, patch_size=patch, embed_dim=96,
-        depth=6, num_heads=3, class_token=False, global_pool="avg", fc_norm=False,
-        **({"dynamic_img_size": True} if dynamic_img_size else {}),
+        depth=6, num_heads=3, class_token=False, global_pool="avg", fc_norm=False, **more,
     )  # fmt: skip
 
 

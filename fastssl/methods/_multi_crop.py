@@ -84,7 +84,7 @@ class MultiCrop(TwoViews):
             return 0
         if self.steps_per_epoch is None:
             raise ValueError(
-                "steps_per_epoch: got None, want the steps of an epoch, such as len(loader), as schedules count epochs; "
+                "steps_per_epoch: got None, want the steps of an epoch, such as len(loader), in which schedules count; "
                 "fastssl.fit sets it"
             )
         return epochs * self.steps_per_epoch

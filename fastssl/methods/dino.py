@@ -30,8 +30,8 @@ class DINO(MultiCrop):
     `fastssl.fit` does all that.
 
     Args:
-        encoder: a module [B, C, H, W] -> features [B, f] or [B, f, h, w] (averaged over h, w), for images of both sizes,
-            such as ``timm.create_model("vit_small_patch16_224", num_classes=0, dynamic_img_size=True)`` or a ResNet; or
+        encoder: a module [B, C, H, W] -> features [B, f] or [B, f, h, w] (averaged over h, w), for images of all sizes
+            that it is shown, such as ``timm.create_model("vit_small_patch16_224", num_classes=0, dynamic_img_size=True)`` or a ResNet; or
             the name of a timm model, for RGB images.
         out_dim: K, the number of prototypes.
         hidden_dim, bottleneck_dim: widths of the head, see `DINOHead`.
@@ -48,14 +48,14 @@ class DINO(MultiCrop):
         clip_grad: greatest norm of the gradient of each parameter, or None.
         freeze_last_layer: epochs at the start in which the last layer of the head stays as it is.
         local_views: local views of the default transform.
-        transform: a batch of uint8 images -> list of float views, the two global ones first, of any number and sizes. By
+        transform: a batch of uint8 images -> list of float views, the two global ones first, in any number and sizes; by
             default `transforms.DINO` for views over 64 pixels, and up to 64 the steps of `transforms.SimCLRSmall` with
             crops of two sizes.
         image_size: height and width of the global views of the default transform; by default those of the images, and
             224 for images of different sizes.
         local_size: of its local views; by default 3/7 of it in whole patches (96 of 224), half of it up to 64 pixels.
         feature_dim: f, where the encoder has no attribute `num_features` to tell.
-        steps_per_epoch: which the schedules in epochs need: in a loop of your own, ``len(loader)``; `fastssl.fit` sets it.
+        steps_per_epoch: what schedules in epochs need: in a loop of your own ``len(loader)``; `fastssl.fit` sets it.
 
     Raises:
         TypeError, ValueError: an argument is of another type or out of range, or the encoder is a classifier.
@@ -96,7 +96,7 @@ class DINO(MultiCrop):
         centering: str = "mean",
         center_momentum: float = 0.9,
         clip_grad: float | None = 3.0,
-        freeze_last_layer: float = 1,
+        freeze_last_layer: int = 1,
         local_views: int = 8,
         transform: Transform | None = None,
         image_size: int | None = None,

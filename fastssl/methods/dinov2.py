@@ -24,9 +24,9 @@ class DINOv2(DINO):
              + ibot_weight ibot_loss(masked patches of the global views)
              + koleo_weight (koleo(features of global view 0) + koleo(features of global view 1))
 
-    Of half of the global views some patches are hidden from the student by a learned token; it predicts which
-    prototypes the teacher, which sees everything, assigns to each of them. Both losses spread the teacher's logits evenly
-    over the prototypes by Sinkhorn-Knopp. Training steps and schedules are those of `DINO`, but that the teacher's
+    In half of the global views some patches are hidden from the student by a learned token; it predicts which prototypes
+    the teacher, which sees everything, assigns them to. Both losses spread the teacher's logits evenly over the
+    prototypes by Sinkhorn-Knopp. Training steps and schedules are those of `DINO`, but that the teacher's
     temperature rises at each step of its warm-up.
 
     Args:
@@ -46,8 +46,9 @@ class DINOv2(DINO):
 
     How many patches are hidden in all is the same in every step, and nothing waits for the device. They are rectangles,
     as of `fastssl.functional.blockwise_masking`, and random patches where these do not come to the number. In several
-    processes Sinkhorn-Knopp and KoLeo are over the images of all. The authors besides lower the learning rate from block
-    to block, raise the weight decay to 0.4 and clip each module's gradient rather than each parameter's.
+    processes Sinkhorn-Knopp and KoLeo are over the images of all. The authors besides lower the learning rate from
+    block to block, raise the weight decay to 0.4, clip each module's gradient rather than each parameter's, and search
+    neighbours among the images of each process.
 
     Source: Oquab et al. 2023, "DINOv2: Learning Robust Visual Features without Supervision", and its code; Zhou et al.
     2022, "iBOT: Image BERT Pre-Training with Online Tokenizer".
@@ -121,8 +122,8 @@ class DINOv2(DINO):
         """Return the loss, a 0-d float32 tensor, of two global views and any number of local ones; move the centres.
 
         Raises:
-            ValueError: the views are fewer, of different images or of a size that the encoder does not take; or there is
-                one image alone, whose features have none to keep apart from.
+            ValueError: the views are fewer, of different images or of a size that the encoder does not take; or they are
+                of one image alone, whose features have none to keep apart from.
         """
         images, whole = self.check(views), torch.cat(views[:GLOBAL_VIEWS])
         embed: Any = self.encoder.patch_embed
