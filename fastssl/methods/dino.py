@@ -31,8 +31,8 @@ class DINO(MultiCrop):
 
     Args:
         encoder: a module [B, C, H, W] -> features [B, f] or [B, f, h, w] (averaged over h, w), for images of all sizes
-            that it is shown, such as ``timm.create_model("vit_small_patch16_224", num_classes=0, dynamic_img_size=True)`` or a ResNet; or
-            the name of a timm model, for RGB images.
+            that it is shown, such as a ResNet or ``timm.create_model("vit_small_patch16_224", num_classes=0,
+            dynamic_img_size=True)``; or the name of a timm model, for RGB images.
         out_dim: K, the number of prototypes.
         hidden_dim, bottleneck_dim: widths of the head, see `DINOHead`.
         norm_last_layer: keep the prototypes at unit length.
@@ -48,7 +48,7 @@ class DINO(MultiCrop):
         clip_grad: greatest norm of the gradient of each parameter, or None.
         freeze_last_layer: epochs at the start in which the last layer of the head stays as it is.
         local_views: local views of the default transform.
-        transform: a batch of uint8 images -> list of float views, the two global ones first, in any number and sizes; by
+        transform: a batch of uint8 images -> list of float views, two global ones first, in any number and sizes; by
             default `transforms.DINO` for views over 64 pixels, and up to 64 the steps of `transforms.SimCLRSmall` with
             crops of two sizes.
         image_size: height and width of the global views of the default transform; by default those of the images, and

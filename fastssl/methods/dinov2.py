@@ -24,8 +24,8 @@ class DINOv2(DINO):
              + ibot_weight ibot_loss(masked patches of the global views)
              + koleo_weight (koleo(features of global view 0) + koleo(features of global view 1))
 
-    In half of the global views some patches are hidden from the student by a learned token; it predicts which prototypes
-    the teacher, which sees everything, assigns them to. Both losses spread the teacher's logits evenly over the
+    In half of the global views some patches are hidden from the student by a learned token; it predicts to which prototypes
+    the teacher, which sees everything, assigns them. Both losses spread the teacher's logits evenly over the
     prototypes by Sinkhorn-Knopp. Training steps and schedules are those of `DINO`, but that the teacher's
     temperature rises at each step of its warm-up.
 
@@ -122,8 +122,8 @@ class DINOv2(DINO):
         """Return the loss, a 0-d float32 tensor, of two global views and any number of local ones; move the centres.
 
         Raises:
-            ValueError: the views are fewer, of different images or of a size that the encoder does not take; or they are
-                of one image alone, whose features have none to keep apart from.
+            ValueError: the views are fewer, of different images, of one image alone, whose features have none to keep
+                apart from, or of a size that the encoder does not take.
         """
         images, whole = self.check(views), torch.cat(views[:GLOBAL_VIEWS])
         embed: Any = self.encoder.patch_embed

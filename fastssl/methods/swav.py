@@ -31,7 +31,8 @@ class SwAV(MultiCrop):
 
     Args:
         encoder: a module [B, C, H, W] -> features [B, f] or [B, f, h, w] (averaged over h, w), for images of all sizes
-            that it is shown, such as ``timm.create_model("resnet50", num_classes=0)``; or the name of a timm model, for RGB images.
+            that it is shown, such as ``timm.create_model("resnet50", num_classes=0)``; or the name of a timm model, for
+            RGB images.
         prototypes: K, about ten times the number of classes that one expects, or more.
         projection_dim: width of projections and prototypes.
         hidden_dim: width of the head's hidden layer.
@@ -43,7 +44,7 @@ class SwAV(MultiCrop):
         queue_epochs: epochs before the queue is used, in which features change fast.
         freeze_prototypes: epochs at the start in which the prototypes stay as they are.
         local_views: local views of the default transform.
-        transform: a batch of uint8 images -> list of float views, the two global ones first, in any number and sizes; by
+        transform: a batch of uint8 images -> list of float views, two global ones first, in any number and sizes; by
             default `transforms.SwAV` for views over 64 pixels, and up to 64 the steps of `transforms.SimCLRSmall` with
             crops of two sizes.
         image_size: height and width of the global views of the default transform; by default those of the images, and
