@@ -141,7 +141,11 @@ void fit(const SinkhornFit& s) {
 #pragma omp parallel num_threads(f.threads) if (f.threads > 1)
   {
     if (f.tiled) {
-      sum_all_rows(f);  // of no center: 0
+#pragma omp for schedule(static)
+      for (int64_t b = 0; b < f.samples; ++b) {
+        f.row_lse[b] = 0;
+        split_row(f, b);
+      }
       for (int64_t i = 1; i < s.iterations; ++i) {
         fit_columns(f, true);
         fit_rows(f);

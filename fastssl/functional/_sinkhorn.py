@@ -87,7 +87,8 @@ def sinkhorn(
         center = _iterate(one_pass, iterations, scale, exact)
     if not assignments:
         return center
-    return logits.detach().to(exact).sub(center).div_(scale).softmax(-1)
+    scores = logits.detach().to(exact).sub(center)
+    return scores.div_(scale).softmax(-1)
 
 
 def _processes(gather_distributed: object) -> int:
