@@ -1,65 +1,23 @@
-"""DINO: the authors' algorithm step by step, its schedules, hooks, teacher and collapse, resume, and two processes."""
+"""DINO: the authors' algorithm step by step, its head, schedules, hooks and teacher, and collapse."""
 
 from __future__ import annotations
 
 import copy
 import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
+from multi_crop import HEAD, NoSync, dino, fit, step_of, tiny, trained, uint8, views_of
 from torch import nn
 from torch.nn.functional import log_softmax, normalize, softmax
 from torch.nn.utils.parametrizations import weight_norm
-from torch.utils._python_dispatch import TorchDispatchMode
 
-import fastssl
-from fastssl import cli, data, methods, transforms
+from fastssl import data, methods, transforms
 from fastssl.methods._dino_head import DINOHead
 from fastssl.methods._multi_crop import clip_each
-
-HEAD = {"out_dim": 24, "hidden_dim": 12, "bottleneck_dim": 6}
-
-
-def uint8(*shape, seed=0):
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
-
-
-def tiny(kind="resnet", **options):
-    if kind == "vit":
-        sizes = {"img_size": 8, "patch_size": 2, "embed_dim": 8, "depth": 2, "num_heads": 2, "dynamic_img_size": True}
-        return methods.build_encoder("vit_tiny_patch16_224", in_chans=1, **{**sizes, **options})
-    return methods.build_encoder("resnet18", in_chans=1, stem="small", layers=(1, 1, 1, 1), channels=(4, 4, 8, 8))
-
-
-def dino(kind="resnet", seed=0, **options):
-    torch.manual_seed(seed)
-    return methods.DINO(tiny(kind), **{**HEAD, "local_views": 2, "steps_per_epoch": 2, **options})
-
-
-def views_of(method, n, seed=0):
-    torch.manual_seed(seed)
-    return method.augment(uint8(n, 1, 8, 8, seed=seed))
-
-
-def trained(method):
-    return [p for p in method.parameters() if p.requires_grad]
-
-
-def step_of(method, optimizer, views, step, total):
-    """One training step as the docstring has it; returns the loss."""
-    optimizer.zero_grad()
-    loss = method(views)
-    loss.backward()
-    method.before_step(step, total)
-    optimizer.step()
-    method.after_step(step, total)
-    return loss.detach()
 
 
 class TheirHead(nn.Module):
@@ -222,12 +180,6 @@ def test_the_last_layer_is_frozen_in_the_first_epoch(tmp_path, optimizer):
     assert torch.equal(method.teacher.projector.last_layer.weight, start) is False
 
 
-class NoSync(TorchDispatchMode):
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert func not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default), func
-        return func(*args, **(kwargs or {}))
-
-
 def test_each_gradient_is_clipped_by_itself():
     params = [nn.Parameter(torch.randn(shape)) for shape in ((7, 5), (3,), (2, 2, 2), (4,), (6,))]
     for p, size in zip(params, (1.0, 1e-3, 30.0, 0.0, None), strict=True):
@@ -311,43 +263,6 @@ def test_centre_and_temperature_hold_each_other():
     assert together["both"] > each["both"] + 0.1  # images differ in their answers
 
 
-@pytest.mark.parametrize("how", ["autocast", "bfloat16", "float16", "double"])
-def test_other_precisions(how):
-    method = dino("vit")
-    views = views_of(method, 8)
-    if how == "autocast":
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = method(views)
-    else:
-        dtype = getattr(torch, how)
-        method = method.to(dtype)
-        loss = method([view.to(dtype) for view in views])
-    wide = torch.float64 if how == "double" else torch.float32
-    assert loss.dtype == wide
-    assert method.loss.center.dtype == wide
-    assert all(p.dtype == wide for p in method.teacher.parameters())
-    assert int(method.step) == 0
-    loss.backward()
-    assert all(p.grad.isfinite().all() for p in trained(method))
-    method.before_step(1, 10)
-    method.after_step(1, 10)
-    assert int(method.step) == 1
-
-
-@pytest.mark.parametrize("kind", ["resnet", "vit"])
-def test_a_compiled_encoder_gives_the_same_step(kind):
-    method = dino(kind)
-    twin = copy.deepcopy(method)
-    twin.encoder = torch.compile(twin.encoder, backend="aot_eager")
-    views = views_of(method, 6)
-    plain, compiled = method(views), twin(views)
-    torch.testing.assert_close(plain, compiled, rtol=1e-4, atol=1e-5)
-    compiled.backward()
-    twin.before_step(3, 10)
-    twin.after_step(3, 10)
-    assert twin(views).isfinite()
-
-
 def test_the_temperature_does_not_recompile():
     from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -363,13 +278,6 @@ def test_the_temperature_does_not_recompile():
     assert counter.frame_count == first
 
 
-def fit(method, out, **settings):
-    images = data.load("digits")
-    images = images.take(range(settings.pop("images", len(images))))
-    settings = {"epochs": 2, "batch_size": 64, "knn_every": 0, "progress": False, "accelerator": "cpu", **settings}
-    return fastssl.fit(method, images, out=out, **settings)
-
-
 def test_features_improve(tmp_path):
     splits = tuple(data.load("digits", split=split) for split in ("train", "test"))
     method = dino(
@@ -381,36 +289,6 @@ def test_features_improve(tmp_path):
     assert after > before + 0.1
     settings = json.loads((tmp_path / "config.json").read_text())["settings"]
     assert (settings["optimizer"], settings["weight_decay"]) == ("adamw", 0.04)
-
-
-@pytest.mark.parametrize("kind", ["resnet", "vit"])
-def test_runs_resume_bit_for_bit(tmp_path, kind):
-    """Stopped in the frozen epoch by an error; teacher, centre and schedules come back with the rest."""
-    unbroken = fit(dino(kind, steps_per_epoch=None), tmp_path / "unbroken", images=320, log_every=1)
-
-    class Stop(Exception):
-        pass
-
-    method = dino(kind, steps_per_epoch=None)
-    real, steps = method.forward, []
-
-    def forward(views):
-        steps.append(1)
-        if len(steps) == 4:
-            raise Stop
-        return real(views)
-
-    method.forward = forward
-    with pytest.raises(Stop):
-        fit(method, tmp_path / "broken", images=320, log_every=1, checkpoint_minutes=0)
-    settings = {"images": 320, "log_every": 1, "checkpoint_minutes": 0, "resume": True}
-    resumed = fit(dino(kind, seed=5, steps_per_epoch=None), tmp_path / "broken", **settings)
-    assert resumed.history == unbroken.history
-    want, got = unbroken.method.state_dict(), resumed.method.state_dict()
-    assert want.keys() == got.keys()
-    assert {"step", "loss.center", "teacher.projector.last_layer.weight"} <= got.keys()
-    assert all(torch.equal(value, got[key]) for key, value in want.items())
-    assert int(got["step"]) == 10
 
 
 def test_default_views():
@@ -448,26 +326,6 @@ def test_a_small_vit_of_any_size_is_rebuilt(tmp_path):
     assert torch.equal(methods.load_encoder(tmp_path)(x), vit.eval()(x))
 
 
-def test_two_processes(tmp_path):
-    """Under DistributedDataParallel, against one process with all images; see dino_methods_worker.py."""
-    worker = Path(__file__).with_name("dino_methods_worker.py")
-    command = [sys.executable, str(worker)]
-    running = [subprocess.Popen([*command, str(rank), "2", str(tmp_path)], stderr=subprocess.PIPE) for rank in range(2)]
-    for process in running:
-        _, err = process.communicate(timeout=300)
-        assert process.returncode == 0, err.decode()[-3000:]
-
-
-def test_the_command_line(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    train = ("pretrain", "dino", "--data", "digits", "--epochs", "1", "--knn-every", "0", "--quiet", "--overwrite")
-    for encoder in ("small-resnet", "small-vit"):
-        assert cli.main((*train, "--encoder", encoder, "--out-dim", "32", "--local-views", "1")) == 0
-        assert (tmp_path / "runs" / "dino-digits" / "encoder.safetensors").exists()
-    assert cli.main((*train, "--out-dim", "0")) == 1
-    assert "fastssl: error: out_dim: got 0, want an int >= 1" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
@@ -491,24 +349,3 @@ def test_the_command_line(capsys, tmp_path, monkeypatch):
 def test_bad_input(options, error, says):
     with pytest.raises(error, match=says):
         dino(**options)
-
-
-@pytest.mark.parametrize(
-    ("sizes", "says"),
-    [
-        ([(4, 8)], "views: got 1, want two global views of one size"),
-        ([(4, 8), (4, 6)], r"views: got sizes \[\(8, 8\), \(6, 6\)\], want two global views of one size"),
-        ([(4, 8), (4, 8), (3, 4)], "views: got 4 and 3 images, want the same number in each view"),
-    ],
-)
-def test_bad_views(sizes, says):
-    with pytest.raises(ValueError, match=says):
-        dino()([torch.zeros(n, 1, side, side) for n, side in sizes])
-
-
-def test_an_encoder_of_one_size_says_what_to_do():
-    method = methods.DINO(methods.small_vit(1, 8), **HEAD, steps_per_epoch=1)
-    with pytest.raises(ValueError, match=r"got \(4, 4\) pixels for an encoder that takes \(8, 8\) alone; make it with"):
-        method(views_of(method, 4))
-    with pytest.raises(ValueError, match="encoder: got a classifier of 1000"):
-        methods.DINO(timm.create_model("resnet10t"))
