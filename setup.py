@@ -41,8 +41,8 @@ def cpp_extension():
     extension = CppExtension(
         "fastssl._C",
         sources=[
-            "csrc/cpu/augment.cpp", "csrc/cpu/bindings.cpp", "csrc/cpu/bindings_dino.cpp",
-            "csrc/cpu/bindings_masking.cpp", "csrc/cpu/bindings_pairwise.cpp", "csrc/cpu/bindings_teachers.cpp",
+            "csrc/cpu/augment.cpp", "csrc/cpu/bindings.cpp", "csrc/cpu/bindings_masking.cpp",
+            "csrc/cpu/bindings_pairwise.cpp", "csrc/cpu/bindings_teachers.cpp",
             "csrc/cpu/blockwise_masking.cpp", "csrc/cpu/dino_loss.cpp", "csrc/cpu/gather_tokens.cpp",
             "csrc/cpu/mask_patchify.cpp", "csrc/cpu/masked_mse.cpp", "csrc/cpu/multiblock_masking.cpp",
             "csrc/cpu/ntxent.cpp", "csrc/cpu/pages.cpp", "csrc/cpu/pairwise_logsumexp.cpp",

@@ -9,27 +9,14 @@
 #include "streams.h"
 // clang-format on
 
-constexpr int64_t BLOCK = 1024;              // columns at a time
-constexpr int PAIR = 2;                      // teachers that a sweep takes along
-constexpr float NOTHING = -3.402823466e38f;  // the running maximum before the first element
-constexpr double LOG2_E = 1.44269504088896340736;
-
-FASTSSL_INLINE float max_lanes(vfloat x) {
-#if FASTSSL_LANES == 16
-  return _mm512_reduce_max_ps((__m512)x);
-#endif
-  for (int half = LANES / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) x[i] = x[i] < x[i + half] ? x[i + half] : x[i];
-  return x[0];
-}
+constexpr int64_t BLOCK = 1024;  // columns at a time
+constexpr int PAIR = 2;          // teachers that a sweep takes along
 
 // The first `count` lanes, and zeros.
 FASTSSL_INLINE vfloat first_lanes(vfloat x, int64_t count) {
   for (int64_t lane = count; lane < LANES; ++lane) x[lane] = 0;
   return x;
 }
-
-FASTSSL_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 FASTSSL_INLINE const char* row_at(const ViewRows& view, ElementType type, int64_t b) {
   return element(type, view.data, b * view.row);

@@ -15,11 +15,9 @@ constexpr int CHUNK = TILE * PANEL;     // scores of a panel against a tile
 constexpr int DEPTH = 128;              // products added up in registers before they join a sum in memory
 constexpr int RUN = 16;                 // terms added up in float32 before they join a longer sum
 constexpr int SECTION = 8 * TILE;       // rows of x after which sums over columns join a double
-constexpr float LARGEST = 3.402823466e38f, NOTHING = -LARGEST;  // NOTHING: the running maximum before the first score
-constexpr double LOG2_E = 1.44269504088896340736;
+constexpr float LARGEST = -NOTHING;
 static_assert(PANEL % STRIP == 0 && TILE % PANEL == 0 && DEPTH % PANEL == 0, "register tiles divide panels, and so on");
 
-FASTSSL_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 FASTSSL_INLINE int64_t round_up(int64_t a, int64_t unit) { return (a + unit - 1) / unit * unit; }
 
 // Deals out a workspace; of none, it only counts the bytes.

@@ -9,6 +9,11 @@ typedef vint vmask;
 typedef float vfloat_unaligned __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef int vint_unaligned __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
+constexpr float NOTHING = -3.402823466e38f;  // a running maximum before the first element
+constexpr double LOG2_E = 1.44269504088896340736;
+
+FASTSSL_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
 FASTSSL_INLINE vfloat load(const float* p) { return *reinterpret_cast<const vfloat_unaligned*>(p); }
 FASTSSL_INLINE void store(float* p, vfloat x) { *reinterpret_cast<vfloat_unaligned*>(p) = x; }
 FASTSSL_INLINE vfloat splat(float x) { return x - vfloat{}; }
@@ -22,6 +27,15 @@ FASTSSL_INLINE vfloat maximum(vfloat a, vfloat b) {
   const vint less = a < b;
   return (vfloat)((less & (vint)b) | (~less & (vint)a));
 #endif
+}
+
+FASTSSL_INLINE float max_lanes(vfloat x) {
+#if FASTSSL_LANES == 16
+  return _mm512_reduce_max_ps((__m512)x);
+#endif
+  for (int half = LANES / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) x[i] = x[i] < x[i + half] ? x[i + half] : x[i];
+  return x[0];
 }
 
 FASTSSL_INLINE vint load(const int* p) { return *reinterpret_cast<const vint_unaligned*>(p); }

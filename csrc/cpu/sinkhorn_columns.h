@@ -2,18 +2,16 @@
 // sinkhorn_rows.h.
 #include "elements.h"
 
-constexpr int64_t TILE = 2048;               // columns at a time, at most
-constexpr int64_t LEAST_TILE = 64;           // at least, but where there are no more
-constexpr int64_t PIECE = 2048;              // elements of a row at a time
-constexpr int64_t AHEAD = 4096;              // elements of a row that are on their way to the second cache
-constexpr int64_t LEAST_WORK = 16384;        // elements that are worth a thread
-constexpr int GROUP = 8;                     // rows whose elements of a column meet in registers
-constexpr int64_t RUN = 1024;                // rows added up in float32 before they join a float64 sum
-constexpr double SLACK = 20;                 // nats by which an exponent may be above 0
-constexpr float NOTHING = -3.402823466e38f;  // the running maximum before the first element
-constexpr double LOG2_E = 1.44269504088896340736, LN_2 = 0.69314718055994530942;
+constexpr int64_t TILE = 2048;         // columns at a time, at most
+constexpr int64_t LEAST_TILE = 64;     // at least, but where there are no more
+constexpr int64_t PIECE = 2048;        // elements of a row at a time
+constexpr int64_t AHEAD = 4096;        // elements of a row that are on their way to the second cache
+constexpr int64_t LEAST_WORK = 16384;  // elements that are worth a thread
+constexpr int GROUP = 8;               // rows whose elements of a column meet in registers
+constexpr int64_t RUN = 1024;          // rows added up in float32 before they join a float64 sum
+constexpr double SLACK = 20;           // nats by which an exponent may be above 0
+constexpr double LN_2 = 0.69314718055994530942;
 
-FASTSSL_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 FASTSSL_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 FASTSSL_INLINE int64_t parts_of(int64_t count, int64_t part) { return (count + part - 1) / part; }
 FASTSSL_INLINE int64_t whole_vectors(int64_t count) { return parts_of(count, LANES) * LANES; }
@@ -26,12 +24,6 @@ FASTSSL_INLINE bool any(vmask mask) {
 #else
   return (mask[0] | mask[1] | mask[2] | mask[3]) != 0;
 #endif
-}
-
-FASTSSL_INLINE float max_lanes(vfloat x) {
-  for (int half = LANES / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) x[i] = x[i] < x[i + half] ? x[i + half] : x[i];
-  return x[0];
 }
 
 // e^(x/temp) = 2^(x factor).

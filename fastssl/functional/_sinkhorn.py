@@ -82,13 +82,14 @@ def sinkhorn(
     else:
 
         def one_pass(center: Tensor | None) -> Tensor:
-            return _over_processes(torch.ops.fastssl.sinkhorn_pass(samples, center, scale, True, backend)[1])
+            own = torch.ops.fastssl.sinkhorn_pass(samples, center, scale, True, backend)[1]
+            column_lse: Tensor = _over_processes(own)
+            return column_lse
 
         center = _iterate(one_pass, iterations, scale, exact)
     if not assignments:
         return center
-    scores = logits.detach().to(exact).sub(center)
-    return scores.div_(scale).softmax(-1)
+    return logits.detach().to(exact).sub(center).div_(scale).softmax(-1)
 
 
 def _processes(gather_distributed: object) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .._queue import gather_rows
+from .._wide import Wide
 from ..functional import ema_update
 from ..functional._peers import peers
 from ._encoder import encode
@@ -22,7 +23,7 @@ _HALVES = (torch.float16, torch.bfloat16)
 GROUP = 32  # images that share batch statistics: what each of the 8 devices of MoCo's authors had
 
 
-class MomentumEncoder(nn.Module):
+class MomentumEncoder(Wide):
     """An encoder and its head that learn no gradients and follow another pair as its exponential moving average.
 
     They start as copies. Weights of 16 bits are kept in float32, whatever the module around them is cast to: in 16 bits
@@ -37,14 +38,7 @@ class MomentumEncoder(nn.Module):
         super().__init__()
         self.encoder, self.projector = copy.deepcopy(encoder), copy.deepcopy(projector)
         self.requires_grad_(False)
-        self._apply(lambda t: t)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        def keep(t: Tensor) -> Tensor:
-            moved = fn(t)
-            return t.to(moved.device, torch.float32) if moved.dtype in _HALVES else moved
-
-        return super()._apply(keep, recurse)
+        self._apply(lambda t: t.float() if t.dtype in _HALVES else t)
 
     @torch.no_grad()
     def forward(self, view: Tensor) -> Tensor:

@@ -24,8 +24,8 @@ class DINOv2(DINO):
              + ibot_weight ibot_loss(masked patches of the global views)
              + koleo_weight (koleo(features of global view 0) + koleo(features of global view 1))
 
-    In half of the global views some patches are hidden from the student by a learned token; it predicts to which prototypes
-    the teacher, which sees everything, assigns them. Both losses spread the teacher's logits evenly over the
+    In half of the global views some patches are hidden from the student by a learned token; it predicts to which
+    prototypes the teacher, which sees everything, assigns them. Both losses spread the teacher's logits evenly over the
     prototypes by Sinkhorn-Knopp. Training steps and schedules are those of `DINO`, but that the teacher's
     temperature rises at each step of its warm-up.
 
@@ -83,8 +83,8 @@ class DINOv2(DINO):
         super().__init__(encoder, centering=centering, momentum=momentum, **options)
         check_vit(self.encoder)
         self.mask_token = nn.Parameter(torch.zeros(self.width))
-        self.patch_projector = self.new_head() if separate_heads else None
-        self.patch_teacher = MomentumEncoder(nn.Identity(), self.patch_projector) if separate_heads else None
+        self.patch_projector = head = self.new_head() if separate_heads else None
+        self.patch_teacher = None if head is None else MomentumEncoder(nn.Identity(), head)
         like = self.loss
         self.patch_loss = IBOTLoss(
             like.out_dim, like.student_temp, like.teacher_temp, like.center_momentum, like.centering
@@ -139,7 +139,9 @@ class DINOv2(DINO):
         loss: Tensor = self.loss(students, teachers, temp)
         loss = loss + self.ibot_weight * self.patch_loss(hidden, seen, weights, len(whole), temp)
         # Of each view by itself: two views of an image are to be close.
-        return loss + self.koleo_weight * sum(self.koleo(view) for view in features.split(images))
+        first, second = features.split(images)
+        apart: Tensor = self.koleo(first) + self.koleo(second)
+        return loss + self.koleo_weight * apart
 
     @torch.no_grad()
     def teach(self, whole: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,6 +158,6 @@ class DINOv2(DINO):
     def after_step(self, step: int, total_steps: int) -> None:
         """Move the teacher, as `DINO` does, and its head for patches."""
         super().after_step(step, total_steps)
-        if self.training and self.patch_teacher is not None:
+        if self.training and self.patch_projector is not None and self.patch_teacher is not None:
             momentum = cosine_momentum(self.momentum, step - 1, total_steps)
             self.patch_teacher.follow(nn.Identity(), self.patch_projector, momentum)

@@ -146,6 +146,7 @@ class SwAV(MultiCrop):
         centers = torch.stack([self.center(scores[t].detach(), t) for t in range(GLOBAL_VIEWS)])
         loss = dino_loss(scores, scores[:GLOBAL_VIEWS], centers, self.temperature, self.epsilon)
         if self.training:
+            queue: Any
             for queue, keys in zip(self.queues, z.detach().view(len(views), images, -1), strict=False):
                 queue.enqueue(keys)
         return loss
@@ -154,7 +155,7 @@ class SwAV(MultiCrop):
     def center(self, scores: Tensor, view: int) -> Tensor:
         """Return what Sinkhorn-Knopp subtracts from the scores [B, K] of a global view to make codes of them."""
         if self.queues and self.queue_on:
-            past = self.queues[view].rows
+            past = self.queues[view].get_buffer("rows")
             if dist.is_available() and dist.is_initialized():
                 # All processes have the same rows, and each brings a part of them.
                 past = past.tensor_split(dist.get_world_size())[dist.get_rank()]

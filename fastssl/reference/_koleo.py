@@ -12,4 +12,5 @@ def koleo(x: Tensor, eps: float = 1e-8) -> Tensor:
     u = F.normalize(x, dim=1, eps=eps)
     nearest = (u @ u.T).detach().fill_diagonal_(-torch.inf).argmax(1)
     distances = torch.linalg.vector_norm(u - u[nearest] + eps, dim=1)
-    return -(distances + eps).log().mean()
+    loss: Tensor = -(distances + eps).log().mean()
+    return loss
