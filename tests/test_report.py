@@ -14,6 +14,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import report
 import report_augment
 import report_masking
+import report_methods
 import report_ntxent
 import report_teachers
 import texts
@@ -202,6 +203,14 @@ def test_parts_of_teachers_and_students_make_a_section(taught):
     text = report_teachers.section(result([unknown], "teachers"))
     assert "| DINO and its centre, 2 + 8 views, 64 × 65536 | 20.0 ms |" in text
     assert "Peaks beyond" not in text
+
+
+def test_methods_are_told_as_the_rows_say():
+    found = {"knn": (30.6, 17.6), "few": (18.84, 10.4), "all": (31.0, 13.4)}
+    row = {"op": "methods", "method": "swav", "epochs": 20, "batch_size": 64, "minutes": 2.345, **found}
+    text = report_methods.section(result([row], "methods"))
+    assert "| `swav` | 20 | 64 | 2.3 | 30.6 (17.6) | 18.8 (10.4) | 31.0 (13.4) |" in text
+    assert "on Some CPU, 2 cores, AVX2: accuracy" in text
 
 
 def test_masked_training_is_told_as_the_rows_say(masked):
