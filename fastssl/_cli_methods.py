@@ -29,6 +29,7 @@ class Option:
     count: int | None = None  # of values, where it does not tell
     choices: tuple[str, ...] | None = None
     told: str | None = None  # the default in words, where no one value is it
+    where: str = "small images"  # what wants `small`
 
     def add_to(self, parser: Any) -> None:
         """Add the option; what is not given is not in the result, and is left to `small` and the method."""
@@ -44,7 +45,7 @@ class Option:
             values.update(type=type(default[0]), nargs=len(default))
         told = _in_words(default) if self.told is None else self.told
         if self.small is not None:
-            told += f"; {_in_words(self.small)} for small images"
+            told += f"; {_in_words(self.small)} for {self.where}"
         parser.add_argument(flag, help=f"{self.help} (default: {told})", **values, **NO_DEFAULT)
 
 
@@ -83,15 +84,23 @@ def _momentum(published: float, small: float | None = None, to: str = "") -> Opt
     return Option("momentum", f"part of the copy that stays at each step{to}", published, small)
 
 
-def _views(crop_min: float | None = None, strong: bool = False) -> tuple[Option, ...]:
-    """Return the options of methods with two views; small colour images may want crops and colours of their own."""
+def _views(alike: bool = False) -> tuple[Option, ...]:
+    """Return the options that change the views of the default recipe.
+
+    Small pictures tell themselves apart by their colours, and `alike` methods, which have no negatives or few, are
+    content with that: by default they see little of them.
+    """
     strength = "strength of brightness, contrast, saturation and hue, of which the last is at most 0.5"
-    jitter, jitter_p, gray_p = ((0.8, 0.8, 0.8, 0.4), 1.0, 0.3) if strong else (None, None, None)
-    return (
-        Option("crop_min", "least part of the image in a crop", None, crop_min, float, told="by recipe"),
-        Option("jitter", strength, None, jitter, float, 4, told="by recipe"),
-        Option("jitter_p", "probability that colours are jittered", None, jitter_p, float, told="by recipe"),
-        Option("gray_p", "probability that a view is grey", None, gray_p, float, told="by recipe"),
+    small: dict[str, Any] = {"crop_min": 0.5, "jitter": (0.8, 0.8, 0.8, 0.5), "jitter_p": 1.0, "gray_p": 0.8}
+    options = (
+        Option("crop_min", "least part of the image in a crop, of the large views", None, None, float),
+        Option("jitter", strength, None, None, float, 4),
+        Option("jitter_p", "probability that colours are jittered", None, None, float),
+        Option("gray_p", "probability that a view is grey", None, None, float),
+    )
+    return tuple(
+        replace(o, small=small[o.name] if alike else None, told="by recipe", where="small images in colour")
+        for o in options
     )
 
 
@@ -152,7 +161,7 @@ METHODS = {
             Option("hidden_dim", "width of the hidden layers of projector and predictor", 4096, small=512),
             Option("freeze_patches", "train the patch projection of a vision transformer, too", True),
         ),
-        _views(crop_min=0.5, strong=True),
+        _views(alike=True),
         init="mocov3",
         optimizer="lars; adamw for a vision transformer",
         small_fit={"optimizer": "adamw", "lr": 4e-3, "weight_decay": 1e-2, "batch_size": 128},
@@ -164,7 +173,7 @@ METHODS = {
             Option("projection_dim", "width of the projections", 256),
             Option("hidden_dim", "width of the hidden layers of projector and predictor", 4096, small=512),
         ),
-        _views(crop_min=0.3, strong=True),
+        _views(alike=True),
         optimizer="lars",
         small_fit={"optimizer": "adamw", "lr": 2e-3, "weight_decay": 1e-2, "batch_size": 64},
     ),
@@ -175,7 +184,7 @@ METHODS = {
             Option("hidden_dim", "width of the projector's hidden layers", 2048, small=512),
             Option("predictor_dim", "width of the predictor's hidden layer", 512, small=128),
         ),
-        _views(crop_min=0.3, strong=True),
+        _views(alike=True),
         optimizer="sgd",
     ),
     "swav": Method(
@@ -192,13 +201,14 @@ METHODS = {
             Option("freeze_prototypes", "epochs in which the prototypes stay as they are", 1),
             *_local_views(6),
         ),
+        _views(alike=True),
         any_size=True,
         optimizer="lars",
     ),
     "dino": Method(
         "crops of an image must tell what a slow copy of the encoder, the teacher, sees in the whole of it",
         _DINO,
-        encoder="vit",
+        _views(alike=True),
         any_size=True,
     ),
     "dinov2": Method(
@@ -211,6 +221,7 @@ METHODS = {
             Option("separate_heads", "one head for both losses", True),
             *(replace(option, default=_DINOV2.get(option.name, option.default)) for option in _DINO),
         ),
+        _views(alike=True),
         encoder="vit",
         vit_only=True,
         any_size=True,

@@ -119,9 +119,12 @@ def _change_views(method: Any, channels: int, image_size: int, crop_min: float |
     if crop_min is not None and not 0 < crop_min <= 1:
         raise ValueError(f"crop_min: got {crop_min}, want a number in (0, 1]")
     recipe = method.recipe(channels, image_size).recipe
-    crops = [view.scale if crop_min is None else (crop_min, max(crop_min, view.scale[1])) for view in recipe.views]
-    views = tuple(replace(view, scale=scale, **changes) for view, scale in zip(recipe.views, crops, strict=True))
-    method.transform = Transform(replace(recipe, views=views), memory_format=torch.channels_last)
+    views = []
+    for view, size in zip(recipe.views, recipe.sizes, strict=True):
+        if crop_min is not None and size == max(recipe.sizes):
+            view = replace(view, scale=(crop_min, max(crop_min, view.scale[1])))
+        views.append(replace(view, **changes))
+    method.transform = Transform(replace(recipe, views=tuple(views)), memory_format=torch.channels_last)
 
 
 def pretrain(args: argparse.Namespace) -> None:

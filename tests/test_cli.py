@@ -122,8 +122,8 @@ def made_by(monkeypatch, name):
 @pytest.mark.parametrize(
     ("method", "options", "crop_min", "jitter", "gray_p"),
     [
-        ("byol", (), 0.3, (0.8, 0.8, 0.8, 0.4), 0.3),
-        ("byol", ("--crop-min", "0.6", "--gray-p", "0"), 0.6, (0.8, 0.8, 0.8, 0.4), 0.0),
+        ("byol", (), 0.5, (0.8, 0.8, 0.8, 0.5), 0.8),
+        ("byol", ("--crop-min", "0.6", "--gray-p", "0"), 0.6, (0.8, 0.8, 0.8, 0.5), 0.0),
         ("moco", ("--jitter", "0.1", "0.2", "0.3", "0.4"), 0.08, (0.1, 0.2, 0.3, 0.4), 0.2),
     ],
 )
@@ -135,6 +135,18 @@ def test_views_of_small_colour_images(capsys, tmp_path, monkeypatch, method, opt
     assert code == 0, err
     for view in made[0].transform.recipe.views:
         assert (view.size, view.scale, view.jitter, view.gray_p) == (16, (crop_min, 1.0), jitter, gray_p)
+
+
+def test_only_large_views_take_the_least_crop(capsys, tmp_path, monkeypatch):
+    write_photos(tmp_path / "photos", ("a",), 6)
+    made = made_by(monkeypatch, "swav")
+    train = ("pretrain", "swav", "--data", "photos", "--image-size", "16", "--epochs", "1", "--batch-size", "4")
+    code, _, err = run(capsys, *train, "--quiet", "--local-views", "2", "--crop-min", "0.4")
+    assert code == 0, err
+    recipe = made[0].transform.recipe
+    assert recipe.sizes == ((16, 16),) * 2 + ((8, 8),) * 2
+    assert [view.scale for view in recipe.views] == [(0.4, 1.0)] * 2 + [(0.1, 0.3)] * 2
+    assert {view.gray_p for view in recipe.views} == {0.8}
 
 
 def test_views_of_the_default_recipe(capsys, tmp_path, monkeypatch):
