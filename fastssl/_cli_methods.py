@@ -60,7 +60,7 @@ class Method:
     help: str
     options: tuple[Option, ...] = ()
     views: tuple[Option, ...] = ()  # which change the views of the default recipe
-    encoder: str = "resnet"  # the kind of the default encoder: "resnet" or "vit"
+    encoder: str = "resnet"  # the kind of the default encoder: "resnet", "vit", or "either", a ViT for large images
     vit_only: bool = False  # whether no other encoder will do
     init: str = "timm"  # initial weights of a vision transformer
     any_size: bool = False  # whether a vision transformer meets images of several sizes
@@ -108,21 +108,21 @@ def _local_views(published: int) -> tuple[Option, ...]:
     size = Option(
         "local_size", "pixels a side of the small views", None, kind=int, told="3/7 of the large ones; 1/2 up to 64"
     )
-    return Option("local_views", "small views of each image", published, small=4), size
+    return Option("local_views", "small views of each image", published, small=0), size
 
 
 _DINO = (
-    Option("out_dim", "prototypes, among which the student must choose", 65536, small=1024),
+    Option("out_dim", "prototypes, among which the student must choose", 65536, small=256),
     Option("hidden_dim", "width of the head's hidden layers", 2048, small=512),
-    Option("bottleneck_dim", "width of what is compared with the prototypes", 256, small=64),
+    Option("bottleneck_dim", "width of what is compared with the prototypes", 256, small=128),
     Option("norm_last_layer", "let the prototypes have any length", True),
     Option("batch_norm", "batch norm in the head", False),
     Option("student_temp", "temperature of the student", 0.1),
-    Option("teacher_temp", "temperature of the teacher after its warm-up", 0.07),
+    Option("teacher_temp", "temperature of the teacher after its warm-up", 0.07, small=0.01),
     Option("warmup_teacher_temp", "temperature of the teacher at the start", 0.04),
-    Option("warmup_teacher_temp_epochs", "epochs from the one to the other", 30),
-    _momentum(0.996, small=0.99, to=", rising to 1"),
-    Option("centering", "of the teacher's logits", "mean", choices=("mean", "sinkhorn", "none")),
+    Option("warmup_teacher_temp_epochs", "epochs from the one to the other, 0 for none", 30, small=0),
+    _momentum(0.996, small=0.95, to=", rising to 1"),
+    Option("centering", "of the teacher's logits", "mean", small="sinkhorn", choices=("mean", "sinkhorn", "none")),
     Option("center_momentum", "part of the mean of these logits that stays at each step", 0.9),
     Option("clip_grad", "greatest norm of a parameter's gradient", 3.0),
     Option("freeze_last_layer", "epochs in which the last layer of the head stays as it is", 1, kind=float),
@@ -169,7 +169,7 @@ METHODS = {
     "byol": Method(
         "each view must predict what a slow copy of the encoder makes of the other, without negatives",
         (
-            _momentum(0.996, small=0.99, to=", rising to 1"),
+            _momentum(0.996, small=0.95, to=", rising to 1"),
             Option("projection_dim", "width of the projections", 256),
             Option("hidden_dim", "width of the hidden layers of projector and predictor", 4096, small=512),
         ),
@@ -186,15 +186,16 @@ METHODS = {
         ),
         _views(alike=True),
         optimizer="sgd",
+        small_fit={"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-2, "batch_size": 32},
     ),
     "swav": Method(
         "each view must predict the cluster that another is assigned to, with clusters of equal size",
         (
-            Option("prototypes", "clusters", 3000, small=300),
+            Option("prototypes", "clusters", 3000, small=100),
             Option("projection_dim", "width of projections and prototypes", 128),
             Option("hidden_dim", "width of the projector's hidden layer", 2048, small=512),
             Option("temperature", "temperature of the predictions", 0.1),
-            Option("epsilon", "temperature of the assignments, which are the softer the larger it is", 0.05),
+            Option("epsilon", "temperature of the assignments, which are the softer the larger it is", 0.05, 0.02),
             Option("iterations", "steps of Sinkhorn-Knopp", 3),
             Option("queue_size", "past images that are assigned along with the batch, 0 for none", 0),
             Option("queue_epochs", "epochs before the queue is used", 15),
@@ -204,12 +205,15 @@ METHODS = {
         _views(alike=True),
         any_size=True,
         optimizer="lars",
+        small_fit={"optimizer": "adamw", "lr": 2e-3, "weight_decay": 1e-4, "batch_size": 64},
     ),
     "dino": Method(
         "crops of an image must tell what a slow copy of the encoder, the teacher, sees in the whole of it",
         _DINO,
         _views(alike=True),
+        encoder="either",
         any_size=True,
+        small_fit={"lr": 1e-3, "batch_size": 64},
     ),
     "dinov2": Method(
         "as dino, and hidden patches must be told from the others, with features that keep apart",
@@ -225,6 +229,7 @@ METHODS = {
         encoder="vit",
         vit_only=True,
         any_size=True,
+        small_fit={"lr": 1e-3, "batch_size": 128},
     ),
     "mae": Method(
         "hide most patches of a vision transformer, and reconstruct them with a small decoder",

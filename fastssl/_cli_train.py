@@ -11,7 +11,11 @@ from typing import Any
 from ._cli_methods import METHODS, NO_DEFAULT, Method, Option, small_values
 
 # The default encoders of each kind, up to 64 pixels and above.
-_ENCODERS = {"resnet": ("small-resnet", "resnet18"), "vit": ("small-vit", "vit_base_patch16_224")}
+_ENCODERS = {
+    "resnet": ("small-resnet", "resnet18"),
+    "vit": ("small-vit", "vit_base_patch16_224"),
+    "either": ("small-resnet", "vit_small_patch16_224"),
+}
 _BATCH = 256
 # The options that are arguments of fit, whose default is fit's own.
 _SETTINGS = ("batch_size", "chunk_size", "optimizer", "lr", "weight_decay", "warmup_epochs", "workers")
