@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import torch
+from small_methods import tiny
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import fastssl
-from fastssl import data, methods
+from fastssl import methods
 
 HEAD = {"out_dim": 24, "hidden_dim": 12, "bottleneck_dim": 6}
 
 
-def uint8(*shape, seed=0):
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
-
-
-def tiny(kind="resnet", **options):
-    if kind == "vit":
-        sizes = {"img_size": 8, "patch_size": 2, "embed_dim": 8, "depth": 2, "num_heads": 2, "dynamic_img_size": True}
-        return methods.build_encoder("vit_tiny_patch16_224", in_chans=1, **{**sizes, **options})
-    return methods.build_encoder("resnet18", in_chans=1, stem="small", layers=(1, 1, 1, 1), channels=(4, 4, 8, 8))
+def tiny_vit(**options):
+    sizes = {"img_size": 8, "patch_size": 2, "embed_dim": 8, "depth": 2, "num_heads": 2, "dynamic_img_size": True}
+    return methods.build_encoder("vit_tiny_patch16_224", in_chans=1, **{**sizes, **options})
 
 
 def dino(kind="resnet", seed=0, **options):
     torch.manual_seed(seed)
-    return methods.DINO(tiny(kind), **{**HEAD, "local_views": 2, "steps_per_epoch": 2, **options})
+    return methods.DINO(
+        tiny_vit() if kind == "vit" else tiny(), **{**HEAD, "local_views": 2, "steps_per_epoch": 2, **options}
+    )
 
 
 def dinov2(seed=0, vit=None, **options):
     """With a mask token that is not 0, as it is at first."""
     torch.manual_seed(seed)
-    method = methods.DINOv2(vit or tiny("vit"), **{**HEAD, "local_views": 2, "steps_per_epoch": 2, **options})
+    method = methods.DINOv2(vit or tiny_vit(), **{**HEAD, "local_views": 2, "steps_per_epoch": 2, **options})
     nn.init.normal_(method.mask_token)
     return method
 
@@ -40,15 +36,6 @@ def swav(seed=0, **options):
     torch.manual_seed(seed)
     settings = {"prototypes": 24, "projection_dim": 6, "hidden_dim": 12, "local_views": 2, "steps_per_epoch": 2}
     return methods.SwAV(tiny(), **{**settings, **options})
-
-
-def views_of(method, n, seed=0):
-    torch.manual_seed(seed)
-    return method.augment(uint8(n, 1, 8, 8, seed=seed))
-
-
-def trained(method):
-    return [p for p in method.parameters() if p.requires_grad]
 
 
 def step_of(method, optimizer, views, step, total):
@@ -68,10 +55,3 @@ class NoSync(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         assert func not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default), func
         return func(*args, **(kwargs or {}))
-
-
-def fit(method, out, **settings):
-    images = data.load("digits")
-    images = images.take(range(settings.pop("images", len(images))))
-    settings = {"epochs": 2, "batch_size": 64, "knn_every": 0, "progress": False, "accelerator": "cpu", **settings}
-    return fastssl.fit(method, images, out=out, **settings)

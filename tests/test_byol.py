@@ -7,9 +7,10 @@ import math
 
 import pytest
 import torch
+from small_methods import fit, trained, uint8, views_of
 from torch import nn
 from torch.nn.functional import normalize
-from two_views import fit, linear_widths, make, trained, uint8, views_of
+from two_views import linear_widths, make
 
 from fastssl import data, methods
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import timm
 import torch
-from multi_crop import HEAD, NoSync, dino, fit, step_of, tiny, trained, uint8, views_of
+from multi_crop import HEAD, NoSync, dino, step_of
+from small_methods import fit, tiny, trained, uint8, views_of
 from torch import nn
 from torch.nn.functional import log_softmax, normalize, softmax
 from torch.nn.utils.parametrizations import weight_norm

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from conftest import DEVICES, runnable
+from devices import no_synchronisation
 from distillation import assert_accurate, each, evaluate, logits, problem
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -258,18 +258,6 @@ def test_streaming_takes_blocks(s: int, t: int, b: int, k: int) -> None:
     with _Largest() as backward:
         streaming.dino_loss_bwd(torch.ones(()), *data, *norms, True, False)
     assert backward.elements in (grads, streaming.BLOCK["cpu"]) or backward.elements < streaming.BLOCK["cpu"]
-
-
-@contextlib.contextmanager
-def no_synchronisation(device: str) -> Iterator[None]:
-    if device == "cpu":
-        yield
-        return
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @on_backends

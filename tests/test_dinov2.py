@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import timm
 import torch
-from multi_crop import HEAD, NoSync, dinov2, fit, step_of, tiny, trained, views_of
+from multi_crop import HEAD, NoSync, dinov2, step_of, tiny_vit
+from small_methods import fit, trained, views_of
 from torch.nn.functional import log_softmax, normalize
 
 from fastssl import data, methods
@@ -48,7 +49,7 @@ def tokens_of(vit, x, mask=None, token=None):
 @pytest.mark.parametrize("separate", [True, False])
 def test_it_is_the_authors_algorithm(separate):
     """In eager PyTorch, with the masks that were drawn: three losses, both schedules and the teacher."""
-    vit = tiny("vit", class_token=True, global_pool="token")
+    vit = tiny_vit(class_token=True, global_pool="token")
     method = dinov2(vit=vit, separate_heads=separate, warmup_teacher_temp_epochs=2, koleo_weight=0.3).double()
     method.clip_grad, method.freeze_last_layer = None, 0
     theirs = copy.deepcopy(method)  # of which only the networks are used
@@ -153,7 +154,7 @@ def test_the_mask_token_is_learnt_and_the_teacher_sees_everything():
     assert all(p.grad is None for p in method.patch_teacher.parameters())
     torch.testing.assert_close(taught[0][0], method.teacher(torch.cat(views[:2])))
     assert method.mask_token.ndim == 1  # and so without weight decay
-    assert torch.count_nonzero(methods.DINOv2(tiny("vit"), **HEAD).mask_token) == 0
+    assert torch.count_nonzero(methods.DINOv2(tiny_vit(), **HEAD).mask_token) == 0
 
 
 def test_weights_of_the_losses():
@@ -179,10 +180,10 @@ def test_equal_logits_cost_ln_k():
 
 
 def test_defaults():
-    method = methods.DINOv2(tiny("vit"), **HEAD)
+    method = methods.DINOv2(tiny_vit(), **HEAD)
     assert method.loss.centering == method.patch_loss.centering == "sinkhorn"
     assert method.patch_projector is not method.projector
-    assert methods.DINOv2(tiny("vit"), separate_heads=False, **HEAD).patch_projector is None
+    assert methods.DINOv2(tiny_vit(), separate_heads=False, **HEAD).patch_projector is None
     assert method.recipe(3, 224).recipe.sizes == ((224, 224),) * 2 + ((96, 96),) * 8
     small = {"image_size": 64, "local_size": 32, "local_views": 1}
     named = methods.DINOv2("vit_tiny_patch16_224", steps_per_epoch=1, **small, **HEAD)

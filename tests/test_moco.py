@@ -8,34 +8,17 @@ import json
 import pytest
 import timm
 import torch
+from small_methods import check_resume, fit, tiny, trained, uint8, views_of
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
-import fastssl
 from fastssl import cli, data, methods, transforms
 from fastssl.methods._momentum import MomentumEncoder, shuffled
-
-
-def uint8(*shape, seed=0):
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
-
-
-def tiny():
-    return methods.build_encoder("resnet18", in_chans=1, stem="small", layers=(1, 1, 1, 1), channels=(4, 4, 8, 8))
 
 
 def moco(seed=0, **options):
     torch.manual_seed(seed)
     return methods.MoCo(tiny(), **{"queue_size": 200, "projection_dim": 16, **options})
-
-
-def views_of(method, n, seed=0):
-    torch.manual_seed(seed)
-    return method.augment(uint8(n, 1, 8, 8, seed=seed))
-
-
-def trained(method):
-    return [p for p in method.parameters() if p.requires_grad]
 
 
 @pytest.mark.parametrize(("version", "tau"), [("v1", 0.07), ("v2", 0.2)])
@@ -197,13 +180,6 @@ def test_the_temperature_learns():
     assert any(p is temperature for p in method.parameters())
 
 
-def fit(method, out, **settings):
-    images = data.load("digits")
-    images = images.take(range(settings.pop("images", len(images))))
-    settings = {"epochs": 2, "batch_size": 64, "knn_every": 0, "progress": False, "accelerator": "cpu", **settings}
-    return fastssl.fit(method, images, out=out, **settings)
-
-
 def test_features_improve(tmp_path):
     splits = tuple(data.load("digits", split=split) for split in ("train", "test"))
     method = moco(queue_size=1024, momentum=0.99, projection_dim=128)
@@ -216,30 +192,9 @@ def test_features_improve(tmp_path):
 
 def test_runs_resume_bit_for_bit(tmp_path):
     """Stopped in the middle by an error; the queue, which 64 does not divide, and the copy come back with the rest."""
-    unbroken = fit(moco(), tmp_path / "unbroken", images=320, log_every=1)
-
-    class Stop(Exception):
-        pass
-
-    method = moco()
-    real, steps = method.forward, []
-
-    def forward(views):
-        steps.append(1)
-        if len(steps) == 7:
-            raise Stop
-        return real(views)
-
-    method.forward = forward
-    with pytest.raises(Stop):
-        fit(method, tmp_path / "broken", images=320, log_every=1, checkpoint_minutes=0)
+    state = check_resume(moco, fit, tmp_path, step=7, images=320)
+    assert int(state["queue.pointer"]) == 10 * 64 % 200
     settings = {"images": 320, "log_every": 1, "checkpoint_minutes": 0, "resume": True}
-    resumed = fit(moco(seed=5), tmp_path / "broken", **settings)
-    assert resumed.history == unbroken.history
-    want, got = unbroken.method.state_dict(), resumed.method.state_dict()
-    assert want.keys() == got.keys()
-    assert all(torch.equal(value, got[key]) for key, value in want.items())
-    assert int(got["queue.pointer"]) == 10 * 64 % 200
     with pytest.raises(RuntimeError, match=r"does not fit the checkpoint .* such as queue\.rows differ"):
         fit(moco(queue_size=100), tmp_path / "broken", **settings)
 

@@ -8,9 +8,10 @@ import math
 import pytest
 import timm
 import torch
+from small_methods import fit, trained, views_of
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
-from two_views import fit, linear_widths, make, trained, views_of
+from two_views import linear_widths, make
 
 from fastssl import data, methods
 

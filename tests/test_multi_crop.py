@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from multi_crop import HEAD, NoSync, dino, dinov2, fit, step_of, swav, trained, views_of
+from multi_crop import HEAD, NoSync, dino, dinov2, step_of, swav
+from small_methods import check_resume, fit, trained, views_of
 
 from fastssl import cli, methods
 
@@ -94,29 +96,7 @@ def test_a_compiled_encoder_gives_the_same_step(make):
 @pytest.mark.parametrize("make", KINDS)
 def test_runs_resume_bit_for_bit(tmp_path, make):
     """Stopped in the first epoch by an error; teacher, centre, queues and schedules come back with the rest."""
-    unbroken = fit(make(steps_per_epoch=None), tmp_path / "unbroken", images=320, log_every=1)
-
-    class Stop(Exception):
-        pass
-
-    method = make(steps_per_epoch=None)
-    real, steps = method.forward, []
-
-    def forward(views):
-        steps.append(1)
-        if len(steps) == 4:
-            raise Stop
-        return real(views)
-
-    method.forward = forward
-    with pytest.raises(Stop):
-        fit(method, tmp_path / "broken", images=320, log_every=1, checkpoint_minutes=0)
-    settings = {"images": 320, "log_every": 1, "checkpoint_minutes": 0, "resume": True}
-    resumed = fit(make(seed=5, steps_per_epoch=None), tmp_path / "broken", **settings)
-    assert resumed.history == unbroken.history
-    want, got = unbroken.method.state_dict(), resumed.method.state_dict()
-    assert want.keys() == got.keys()
-    assert all(torch.equal(value, got[key]) for key, value in want.items())
+    check_resume(partial(make, steps_per_epoch=None), fit, tmp_path, step=4, images=320)
 
 
 @pytest.mark.parametrize("make", KINDS)

@@ -6,9 +6,10 @@ import copy
 
 import pytest
 import torch
+from small_methods import fit, trained, views_of
 from torch import nn
 from torch.nn.functional import cosine_similarity
-from two_views import fit, linear_widths, make, trained, views_of
+from two_views import linear_widths, make
 
 from fastssl import _loop, data, methods
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import json
@@ -10,13 +9,13 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from accuracy import assert_close_to_exact
 from conftest import DEVICES, runnable
+from devices import no_synchronisation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sinkhorn_worker import SIZES
@@ -389,18 +388,6 @@ def test_compiles_whole_once(device: str, backend: str, assignments: bool) -> No
             for samples, temp in ((7, 0.05), (9, 0.06), (30, 0.07)):
                 x = torch.randn(samples, 50, device=device)
                 assert_close(compiled(x, temp=temp), call(x, temp=temp))
-
-
-@contextlib.contextmanager
-def no_synchronisation(device: str) -> Iterator[None]:
-    if device == "cpu":
-        yield
-        return
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @on_backends

@@ -8,7 +8,8 @@ import math
 import pytest
 import timm
 import torch
-from multi_crop import fit, step_of, swav, tiny, trained, uint8, views_of
+from multi_crop import step_of, swav
+from small_methods import fit, tiny, trained, uint8, views_of
 from torch.nn.functional import log_softmax, normalize
 
 from fastssl import data, methods, transforms

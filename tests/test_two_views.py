@@ -6,13 +6,15 @@ import copy
 import math
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from small_methods import check_resume, fit, trained, uint8, views_of
 from torch import nn
-from two_views import FOLLOWED, SMALL, copy_of, fit, make, trained, uint8, views_of
+from two_views import FOLLOWED, SMALL, copy_of, make
 
 import fastssl
 from fastssl import methods, transforms
@@ -155,30 +157,7 @@ def test_a_vision_transformer_gets_views_that_it_takes(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_runs_resume_bit_for_bit(tmp_path, kind):
     """Stopped in the middle of the second epoch by an error; the copy and the schedules go on where they were."""
-    settings = {"images": 192, "log_every": 1, "lr": 0.01}
-    unbroken = fit(make(kind), tmp_path / "unbroken", **settings)
-
-    class Stop(Exception):
-        pass
-
-    method = make(kind)
-    real, steps = method.forward, []
-
-    def forward(views):
-        steps.append(1)
-        if len(steps) == 5:
-            raise Stop
-        return real(views)
-
-    method.forward = forward
-    settings["checkpoint_minutes"] = 0
-    with pytest.raises(Stop):
-        fit(method, tmp_path / "broken", **settings)
-    resumed = fit(make(kind, seed=5), tmp_path / "broken", resume=True, **settings)
-    assert resumed.history == unbroken.history
-    want, got = unbroken.method.state_dict(), resumed.method.state_dict()
-    assert want.keys() == got.keys()
-    assert all(torch.equal(value, got[key]) for key, value in want.items())
+    check_resume(partial(make, kind), fit, tmp_path, step=5, images=192, lr=0.01)
 
 
 def test_several_processes_are_one(tmp_path):
