@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from texts import Row, cell, memory_text, paragraphs, provenance, table, time_text
+from texts import Row, cell, memory_text, paragraphs, provenance, ratio_text, table, time_text
 
 PLOTS = {"time": "time of the ops of teachers and students"}
 NAMES = {
@@ -13,6 +13,9 @@ NAMES = {
     "pairs": "DINO's loop over pairs",
 }  # fmt: skip
 LEAST_MIB = 1  # of an eager form's memory, to be compared with
+# On a CPU: of a case, over whom, at least how many times as fast; and times the floor, at most.
+AIMS = {"dino": ("lightly", 5), "sinkhorn": ("eager", 6)}
+MOST_OVER_FLOOR = 1.5
 
 
 def ops(rows: Sequence[Row]) -> list[Row]:
@@ -42,6 +45,17 @@ def _share(own: Row, eager: Row | None, what: str) -> str:
     if eager is None or own[what] is None or eager[what] is None or eager[what] < LEAST_MIB:
         return ""
     return f"{100 * own[what] / eager[what]:.1f} %"
+
+
+def _aims_line(rows: Sequence[Row]) -> list[str]:
+    told = []
+    for r in compared(rows):
+        who, least = AIMS.get(r["case"], ("", 0))
+        if r["device"] == "cpu" and r["provider"] == who:
+            told.append(f"{row_title(r)} {least}× {NAMES[who]} ({ratio_text(r['time_over_fastssl'])} measured)")
+        if r["device"] == "cpu" and r["provider"] == "fastssl" and r["case"] == "dino":
+            told.append(f"{row_title(r)} at most {MOST_OVER_FLOOR}× the floor ({r['time_over_floor']:.2f}×)")
+    return [f"Aims on a CPU: {', '.join(told)}."] if told else []
 
 
 def _floors_table(rows: Sequence[Row]) -> list[str]:
@@ -97,6 +111,6 @@ def section(result: dict[str, Any]) -> str:
         "Forward and backward, where there is a derivative, float32: median time (times fastssl's), peak extra memory.",
         "", *table(compared(rows), NAMES, row_title),
     ]  # fmt: skip
-    for part in (_floors_table, _beyond_line, _forms_line):
+    for part in (_aims_line, _floors_table, _beyond_line, _forms_line):
         lines += ["", *part(rows)]
     return paragraphs([*lines, "", provenance(result)])

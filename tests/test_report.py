@@ -183,6 +183,8 @@ def test_teachers_and_students_are_told_as_the_rows_say(taught):
     cells = "20.0 ms, 161 MiB | 90.0 ms (4.5×), 360 MiB | 100 ms (5.0×), 560 MiB | 400 ms (20.0×), 1.1 GiB"
     assert f"| {title} | {cells} |" in lines
     assert "| DINO and its centre, 2 + 10 views, 64 × 65536 | 24.0 ms, 161 MiB |  |  |  |" in lines
+    assert f"Aims on a CPU: {title} at most 1.5× the floor (1.33×), {title} 5× lightly (5.0× measured), " in text
+    assert "sinkhorn, 64 × 65536 6× eager PyTorch (10.0× measured)." in text
     assert "bytes that must be read and written, at a copy's 40 GB/s in the same run" in text
     assert f"| {title} | 600.0 MB | 15.0 ms | 1.3× | 6.0× | 6.7× | 44.7 % | 0.5 % |" in lines
     assert "| sinkhorn, 64 × 65536 | 600.0 MB | 15.0 ms | 0.2× | 2.0× |  | 12.5 % | 12.5 % |" in lines
