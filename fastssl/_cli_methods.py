@@ -229,7 +229,7 @@ METHODS = {
         encoder="vit",
         vit_only=True,
         any_size=True,
-        small_fit={"lr": 1e-3, "batch_size": 128},
+        small_fit={"lr": 1e-3, "batch_size": 32},
     ),
     "mae": Method(
         "hide most patches of a vision transformer, and reconstruct them with a small decoder",
