@@ -31,7 +31,8 @@ from fastssl._bench import interleave
 
 ROUNDS, LEAST_ROUNDS, INPUT_SETS = 30, 3, 2
 MEMORY_TIMEOUT_S = 180
-AGREE = {"float32": 2e-4, "bfloat16": 3e-2}  # error of results and gradients, relative to their norm
+# Error of results and gradients, relative to their norm; lightly loses as much in its sum over all prototypes.
+AGREE = {"float32": 1e-3, "bfloat16": 3e-2}
 
 
 def modes(problem: Problem) -> tuple[str, ...]:

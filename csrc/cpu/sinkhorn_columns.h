@@ -39,17 +39,22 @@ Exponent exponent_of(double temp) {
   return {1 / temp, (float)factor, (float)(-126 / factor < NOTHING ? NOTHING : -126 / factor), (float)(SLACK * temp)};
 }
 
-// e^(x/temp) for x up to the slack; 0 below the normal range, NaN for any NaN. The product is not rounded.
-FASTSSL_INLINE vfloat exponential(vfloat x, Exponent e) {
-  const float round = ROUND + 127;  // leaves 2^n's exponent as IEEE has it
-  const vfloat shifted = x * e.factor + round, fraction = x * e.factor - (shifted - round);
+constexpr float UNSHIFTED = ROUND + 127;  // leaves 2^n's exponent as IEEE has it
+
+// 2^(x factor + shift - UNSHIFTED) for results that are normal numbers, NaN for any NaN. The product is not rounded.
+FASTSSL_INLINE vfloat exponential_of(vfloat x, float factor, float shift) {
+  const vfloat shifted = x * factor + shift, fraction = x * factor - (shifted - shift);
   vfloat p = fraction * 0x1.5c08e4p-10f + 0x1.3d0c52p-7f;  // as in exp2_parts
   p = p * fraction + 0x1.c6b6e4p-5f;
   p = p * fraction + 0x1.ebf918p-3f;
   p = p * fraction + 0x1.62e428p-1f;
   p = p * fraction + 0x1.000002p+0f;
-  const vfloat y = p * (vfloat)((vuint)shifted << 23);
-  return select(x < e.least, vfloat{}, y);
+  return p * (vfloat)((vuint)shifted << 23);
+}
+
+// e^(x/temp) for x up to the slack; 0 below the normal range, NaN for any NaN.
+FASTSSL_INLINE vfloat exponential(vfloat x, Exponent e) {
+  return select(x < e.least, vfloat{}, exponential_of(x, e.factor, UNSHIFTED));
 }
 
 // log(x) for x >= 0 that is 0, infinite, NaN or a normal number: of x = 2^n m, 1/sqrt(2) <= m < sqrt(2), it is
@@ -139,9 +144,9 @@ struct Kept {
   int64_t stride;
 };
 
-// Adds n rows from b on. A maximum moves only where an exponent would be above the slack. On the way the elements at
-// `next` are fetched, row by row.
-FASTSSL_INLINE void add_rows_as(ElementType type, bool whole, int n, const Plan& p, int64_t b, int64_t k0,
+// Adds n rows from b on, of `plain` logits or less center and log-sum-exps. A maximum moves only where an exponent
+// would be above the slack. On the way the elements at `next` are fetched, row by row.
+FASTSSL_INLINE void add_rows_as(ElementType type, bool whole, bool plain, int n, const Plan& p, int64_t b, int64_t k0,
                                 int64_t count, const char* next, Columns& c, const Kept* kept) {
   const Exponent e = p.exponent;
   const char* rows[GROUP];
@@ -152,7 +157,8 @@ FASTSSL_INLINE void add_rows_as(ElementType type, bool whole, int n, const Plan&
     const vfloat center = p.center ? load_some(TYPE_FLOAT32, p.center + k, left) : vfloat{};
     vfloat x[GROUP], most = splat(NOTHING);
     for (int r = 0; r < n; ++r) {
-      x[r] = load_some(type, element(type, rows[r], k), left) - center - level[r];
+      x[r] = load_some(type, element(type, rows[r], k), left);
+      if (!plain) x[r] = x[r] - center - level[r];
       __builtin_prefetch(element(type, next, r * p.row + i), 0, 2);
       most = maximum(most, x[r]);
     }
@@ -165,7 +171,7 @@ FASTSSL_INLINE void add_rows_as(ElementType type, bool whole, int n, const Plan&
     }
     vfloat part{};
     for (int r = 0; r < n; ++r) {
-      const vfloat y = exponential(x[r] - max - rest[r], e);
+      const vfloat y = exponential(plain ? x[r] - max : x[r] - max - rest[r], e);
       part += y;
       if (kept) store(kept->exponentials + r * kept->stride + i, y);
     }
@@ -177,10 +183,12 @@ FASTSSL_INLINE void add_rows_as(ElementType type, bool whole, int n, const Plan&
 FASTSSL_INLINE void add_rows(int n, const Plan& p, int64_t b, int64_t k0, int64_t count, const char* next, Columns& c,
                              const Kept* kept) {
   const bool whole = count % LANES == 0;
-  if (p.type == TYPE_FLOAT32 && whole) return add_rows_as(TYPE_FLOAT32, true, n, p, b, k0, count, next, c, kept);
+  if (p.type == TYPE_FLOAT32 && whole && kept)
+    return add_rows_as(TYPE_FLOAT32, true, true, n, p, b, k0, count, next, c, kept);
+  if (p.type == TYPE_FLOAT32 && whole) return add_rows_as(TYPE_FLOAT32, true, false, n, p, b, k0, count, next, c, kept);
   if (p.type == TYPE_BFLOAT16 && whole && n == GROUP)
-    return add_rows_as(TYPE_BFLOAT16, true, n, p, b, k0, count, next, c, kept);
-  add_rows_as(p.type, false, n, p, b, k0, count, next, c, kept);
+    return add_rows_as(TYPE_BFLOAT16, true, false, n, p, b, k0, count, next, c, kept);
+  add_rows_as(p.type, false, false, n, p, b, k0, count, next, c, kept);
 }
 
 // Of so many rows that are left the next ones to add: GROUP, or the largest power of two.
