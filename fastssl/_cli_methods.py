@@ -84,24 +84,19 @@ def _momentum(published: float, small: float | None = None, to: str = "") -> Opt
     return Option("momentum", f"part of the copy that stays at each step{to}", published, small)
 
 
-def _views(alike: bool = False) -> tuple[Option, ...]:
-    """Return the options that change the views of the default recipe.
-
-    Small pictures tell themselves apart by their colours, and `alike` methods, which have no negatives or few, are
-    content with that: by default they see little of them.
-    """
-    strength = "strength of brightness, contrast, saturation and hue, of which the last is at most 0.5"
-    small: dict[str, Any] = {"crop_min": 0.5, "jitter": (0.8, 0.8, 0.8, 0.5), "jitter_p": 1.0, "gray_p": 0.8}
-    options = (
-        Option("crop_min", "least part of the image in a crop, of the large views", None, None, float),
-        Option("jitter", strength, None, None, float, 4),
-        Option("jitter_p", "probability that colours are jittered", None, None, float),
-        Option("gray_p", "probability that a view is grey", None, None, float),
+_VIEWS = tuple(
+    replace(option, told="by recipe", where="small images in colour")
+    for option in (
+        # Small pictures tell themselves apart by their colours, of which methods are to see little.
+        Option("crop_min", "least part of the image in a crop, of the large views", None, 0.5, float),
+        Option(
+            "jitter", "strength of brightness, contrast, saturation and hue, of which the last is at most 0.5",
+            None, (0.8, 0.8, 0.8, 0.5), float, 4,
+        ),
+        Option("jitter_p", "probability that colours are jittered", None, 1.0, float),
+        Option("gray_p", "probability that a view is grey", None, 0.8, float),
     )
-    return tuple(
-        replace(o, small=small[o.name] if alike else None, told="by recipe", where="small images in colour")
-        for o in options
-    )
+)  # fmt: skip
 
 
 def _local_views(published: int) -> tuple[Option, ...]:
@@ -134,8 +129,9 @@ _DINOV2 = {"centering": "sinkhorn", "momentum": 0.992}  # where it differs
 METHODS = {
     "simclr": Method(
         "two views of each image must agree, against all others",
-        (Option("temperature", "temperature of the loss", 0.5), _PROJECTION),
-        _views(),
+        (Option("temperature", "temperature of the loss", 0.5, small=0.2), _PROJECTION),
+        _VIEWS,
+        small_fit={"lr": 2e-3, "batch_size": 64},
         chunks=True,
     ),
     "moco": Method(
@@ -147,8 +143,9 @@ METHODS = {
             _momentum(0.999, small=0.99),
             _PROJECTION,
         ),
-        _views(),
+        _VIEWS,
         optimizer="sgd",
+        small_fit={"optimizer": "adamw", "lr": 2e-3, "weight_decay": 1e-4, "batch_size": 64},
     ),
     "mocov3": Method(
         "each view must find the other among those of the batch, seen by a slow copy of the encoder",
@@ -161,7 +158,7 @@ METHODS = {
             Option("hidden_dim", "width of the hidden layers of projector and predictor", 4096, small=512),
             Option("freeze_patches", "train the patch projection of a vision transformer, too", True),
         ),
-        _views(alike=True),
+        _VIEWS,
         init="mocov3",
         optimizer="lars; adamw for a vision transformer",
         small_fit={"optimizer": "adamw", "lr": 4e-3, "weight_decay": 1e-2, "batch_size": 128},
@@ -173,7 +170,7 @@ METHODS = {
             Option("projection_dim", "width of the projections", 256),
             Option("hidden_dim", "width of the hidden layers of projector and predictor", 4096, small=512),
         ),
-        _views(alike=True),
+        _VIEWS,
         optimizer="lars",
         small_fit={"optimizer": "adamw", "lr": 2e-3, "weight_decay": 1e-2, "batch_size": 64},
     ),
@@ -184,7 +181,7 @@ METHODS = {
             Option("hidden_dim", "width of the projector's hidden layers", 2048, small=256),
             Option("predictor_dim", "width of the predictor's hidden layer", 512, small=64),
         ),
-        _views(alike=True),
+        _VIEWS,
         optimizer="sgd",
         small_fit={"optimizer": "adamw", "lr": 5e-4, "weight_decay": 1e-2, "batch_size": 32},
     ),
@@ -202,7 +199,7 @@ METHODS = {
             Option("freeze_prototypes", "epochs in which the prototypes stay as they are", 1),
             *_local_views(6),
         ),
-        _views(alike=True),
+        _VIEWS,
         any_size=True,
         optimizer="lars",
         small_fit={"optimizer": "adamw", "lr": 2e-3, "weight_decay": 1e-4, "batch_size": 64},
@@ -210,7 +207,7 @@ METHODS = {
     "dino": Method(
         "crops of an image must tell what a slow copy of the encoder, the teacher, sees in the whole of it",
         _DINO,
-        _views(alike=True),
+        _VIEWS,
         encoder="either",
         any_size=True,
         small_fit={"lr": 1e-3, "batch_size": 64},
@@ -225,7 +222,7 @@ METHODS = {
             Option("separate_heads", "one head for both losses", True),
             *(replace(option, default=_DINOV2.get(option.name, option.default)) for option in _DINO),
         ),
-        _views(alike=True),
+        _VIEWS,
         encoder="vit",
         vit_only=True,
         any_size=True,

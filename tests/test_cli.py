@@ -124,7 +124,7 @@ def made_by(monkeypatch, name):
     [
         ("byol", (), 0.5, (0.8, 0.8, 0.8, 0.5), 0.8),
         ("byol", ("--crop-min", "0.6", "--gray-p", "0"), 0.6, (0.8, 0.8, 0.8, 0.5), 0.0),
-        ("moco", ("--jitter", "0.1", "0.2", "0.3", "0.4"), 0.08, (0.1, 0.2, 0.3, 0.4), 0.2),
+        ("moco", ("--jitter", "0.1", "0.2", "0.3", "0.4"), 0.5, (0.1, 0.2, 0.3, 0.4), 0.8),
     ],
 )
 def test_views_of_small_colour_images(capsys, tmp_path, monkeypatch, method, options, crop_min, jitter, gray_p):
