@@ -21,9 +21,7 @@ from harness import Benchmark, Row, write
 
 from fastssl import cli
 
-EPOCHS = {
-    "simclr": 20, "moco": 20, "mocov3": 20, "byol": 20, "simsiam": 30, "swav": 20, "dino": 30, "dinov2": 10,
-}  # fmt: skip
+EPOCHS = {"simclr": 20, "mocov3": 20, "byol": 20, "simsiam": 20, "swav": 20, "dino": 20, "dinov2": 6}
 BENCHMARK = Benchmark(
     "methods", lambda device, quick: (), lambda problem, device, state: [], lambda rows: None,
     lambda problem, device: lambda: None, ("timm", "lightning", "scikit-learn"),

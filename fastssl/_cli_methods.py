@@ -145,7 +145,6 @@ METHODS = {
         ),
         _VIEWS,
         optimizer="sgd",
-        small_fit={"optimizer": "adamw", "lr": 2e-3, "weight_decay": 1e-4, "batch_size": 64},
     ),
     "mocov3": Method(
         "each view must find the other among those of the batch, seen by a slow copy of the encoder",
