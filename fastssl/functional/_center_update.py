@@ -51,7 +51,12 @@ def center_update(
         momentum = _checks.scalar("momentum", momentum, center.device)  # a number would be a constant of the graph
     together = gather_distributed and in_group()
     total, rows = column_sums("teacher_logits", teacher_logits, center, empty=together)
-    mean = mean_of_processes(total, rows, center) if together else total / rows
+    if together:
+        from ._collectives import mean_of_processes
+
+        mean = mean_of_processes(total, rows, center)
+    else:
+        mean = total / rows
     center.lerp_(mean.to(center.dtype), step_of(momentum, center.dtype))  # type: ignore[arg-type]
 
 
@@ -79,12 +84,3 @@ def column_sums(name: str, logits: object, center: Tensor, *, empty: bool = Fals
     if total is None or (rows == 0 and not empty):
         raise ValueError(f"{name}: got no rows, want at least one")
     return total, rows
-
-
-@torch.compiler.disable
-def mean_of_processes(total: Tensor, rows: int, center: Tensor) -> Tensor:
-    """Return the mean over the rows of all processes of sums over this one's; the centre where nobody has a row."""
-    # In float64, which holds any count.
-    everything = torch.cat([total.double(), total.new_full((1,), rows, dtype=torch.float64)])
-    dist.all_reduce(everything)
-    return torch.where(everything[-1] > 0, everything[:-1] / everything[-1], center)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .. import _checks
 from ._peers import Gather, Peers, peers
@@ -71,19 +69,21 @@ def _neighbours(u: Tensor, found: Peers) -> Tensor:
     if found.count == 1:
         index: Tensor = torch.ops.fastssl.nearest_rows(u.detach())
         return u[index]
-    rows: Tensor = _of_all(u, found)
+    from ._collectives import nearest_of_processes
+
+    rows: Tensor = nearest_of_processes(u, found)
     return rows
 
 
 def _nearest_rows(u: Tensor) -> Tensor:
     with torch.autocast(u.device.type, enabled=False):
-        return _nearest(u, u)[1]
+        return nearest(u, u)[1]
 
 
 define_data_op("nearest_rows(Tensor u) -> Tensor", _nearest_rows, lambda u: u.new_empty(u.shape[0], dtype=torch.int64))
 
 
-def _nearest(u: Tensor, others: Tensor, ids: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+def nearest(u: Tensor, others: Tensor, ids: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
     """Return, for each row, the largest product with another row of `others`, and the first index of one there.
 
     A row and one of `others` with the same id are the same row; without ids, those of the same index. NaN is the
@@ -104,45 +104,3 @@ def _nearest(u: Tensor, others: Tensor, ids: tuple[Tensor, Tensor] | None = None
             best[rows] = torch.where(better, value, best[rows])
             index[rows] = torch.where(better, column + c, index[rows])
     return best, index
-
-
-@torch.compiler.disable
-def _of_all(u: Tensor, found: Any) -> Tensor:
-    rows: Tensor = _OfAll.apply(u, found)
-    return rows
-
-
-class _OfAll(torch.autograd.Function):
-    """The nearest rows among those of all processes, which travel; in the backward pass gradients come home to them."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, found: Any) -> Tensor:
-        own = found.start + torch.arange(len(u), device=u.device)
-        best, index, rows = u.new_full((len(u),), -torch.inf), torch.zeros_like(own), torch.zeros_like(u)
-
-        def visit(kind: str, block: Tensor, places: Tensor) -> None:
-            value, column = _nearest(u, block, (own, places))
-            place = places[column]
-            # Around the ring, blocks do not come in the order of their places.
-            better = (value > best) | ((value == best) & (place < index)) | value.isnan()
-            best.copy_(torch.where(better, value, best))
-            index.copy_(torch.where(better, place, index))
-            rows.copy_(torch.where(better[:, None], block[column], rows))
-
-        found._circulate(found.sizes)(visit, u, own)
-        ctx.found = found
-        ctx.save_for_backward(own, index)
-        return rows
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        own, index = ctx.saved_tensors
-
-        def visit(kind: str, places: Tensor) -> Tensor:
-            n, place = len(places), index - places[0]
-            # The last place is of rows that are not in this block.
-            place = torch.where((place >= 0) & (place < n), place, n)
-            return grad.new_zeros((n + 1, grad.shape[1])).index_add_(0, place, grad)[:n]
-
-        return ctx.found._circulate(ctx.found.sizes)(visit, own), None

@@ -80,10 +80,11 @@ def sinkhorn(
     elif processes == 1:
         center = torch.ops.fastssl.sinkhorn(samples, iterations, scale, backend)
     else:
+        from ._collectives import log_sum_exp_of_processes
 
         def one_pass(center: Tensor | None) -> Tensor:
             own = torch.ops.fastssl.sinkhorn_pass(samples, center, scale, True, backend)[1]
-            column_lse: Tensor = _over_processes(own)
+            column_lse: Tensor = log_sum_exp_of_processes(own)
             return column_lse
 
         center = _iterate(one_pass, iterations, scale, exact)
@@ -108,17 +109,6 @@ def _samples(logits: object, may_be_empty: bool) -> Tensor:
     if isinstance(logits, Tensor) and logits.ndim > 2:
         logits = logits.flatten(0, -2)
     return _checks.float_tensor("logits", logits, "[(...), K]" if may_be_empty else "[..., K]").detach()
-
-
-@torch.compiler.disable
-def _over_processes(column_lse: Tensor) -> Tensor:
-    """Return the log-sum-exp over the processes, by two sums of [K], whatever their number."""
-    top = column_lse.clone()
-    dist.all_reduce(top, dist.ReduceOp.MAX)
-    top = torch.where(top.isfinite(), top, 0.0)  # NaN and inf then come through the sum
-    total = (column_lse - top).exp_()
-    dist.all_reduce(total)
-    return total.log_().add_(top)
 
 
 def _iterate(one_pass: Callable[[Tensor | None], Tensor], iterations: int, temp: Tensor, dtype: torch.dtype) -> Tensor:
