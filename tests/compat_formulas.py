@@ -110,3 +110,15 @@ def koleo(x: Tensor, eps: float = 1e-8) -> Tensor:
     u = F.normalize(x, dim=1, eps=eps)
     nearest = (u @ u.T).detach().fill_diagonal_(-1).argmax(1)
     return -(torch.nn.PairwiseDistance(2, eps=1e-8)(u, u[nearest]) + eps).log().mean()
+
+
+def sinkhorn(logits: Tensor, temp: float, iterations: int = 3) -> Tensor:
+    """SwAV's and DINOv2's matrix, prototypes by samples, whose rows and columns are divided in turn; it overflows."""
+    q = (logits / temp).exp().T
+    prototypes, samples = q.shape
+    q = q / q.sum()
+    for _ in range(iterations):
+        q = q / q.sum(1, keepdim=True) / prototypes
+        q = q / q.sum(0, keepdim=True) / samples
+    balanced: Tensor = (q * samples).T
+    return balanced

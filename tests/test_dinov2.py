@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 
+import compat_formulas as formulas
 import numpy as np
 import pytest
 import timm
@@ -16,16 +17,6 @@ from torch.nn.functional import log_softmax, normalize
 from fastssl import data, methods
 
 PATCHES = 16  # of a global view of 8 pixels a side
-
-
-def their_sinkhorn(logits, temp):
-    """DINOv2's: three iterations on exponentials."""
-    q = (logits / temp).exp().t()
-    q /= q.sum()
-    for _ in range(3):
-        q /= q.sum(1, keepdim=True) * len(q)
-        q /= q.sum(0, keepdim=True) * q.shape[1]
-    return (q * q.shape[1]).t()
 
 
 def their_koleo(x):
@@ -66,8 +57,8 @@ def test_it_is_the_authors_algorithm(separate):
         temp = np.interp(i, (0, 3), (0.04, 0.07))
         with torch.no_grad():
             cls, patches = tokens_of(theirs.teacher.encoder, whole)
-            q = their_sinkhorn(theirs.teacher.projector(cls), temp).chunk(2)
-            q_patches = their_sinkhorn(heads[1][0].projector(patches[mask]), temp)
+            q = formulas.sinkhorn(theirs.teacher.projector(cls), temp).chunk(2)
+            q_patches = formulas.sinkhorn(heads[1][0].projector(patches[mask]), temp)
         cls, patches = tokens_of(theirs.encoder, whole, mask, theirs.mask_token)
         small, _ = tokens_of(theirs.encoder, torch.cat(views[2:]))
         p = log_softmax(theirs.projector(torch.cat([cls, small])) / 0.1, -1).chunk(4)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import compat_formulas as formulas
 import pytest
 import torch
 from accuracy import assert_close_to_exact
@@ -33,17 +34,6 @@ on_backends = pytest.mark.parametrize(("device", "backend"), runnable("sinkhorn"
 on_types = pytest.mark.parametrize(
     ("dtype", "device", "backend"), [(t, *where) for t in TYPES for where in runnable("sinkhorn", t)]
 )
-
-
-def published(logits: Tensor, iterations: int, temp: float) -> Tensor:
-    """SwAV's and DINOv2's matrix, prototypes by samples, whose rows and columns are divided in turn."""
-    q = (logits / temp).exp().T
-    prototypes, samples = q.shape
-    q = q / q.sum()
-    for _ in range(iterations):
-        q = q / q.sum(1, keepdim=True) / prototypes
-        q = q / q.sum(0, keepdim=True) / samples
-    return (q * samples).T
 
 
 def by_loops(logits: Tensor, iterations: int, temp: float) -> list[list[float]]:
@@ -96,7 +86,7 @@ def test_reference_equals_loops() -> None:
 def test_reference_equals_the_published_form(iterations: int, temp: float) -> None:
     x = torch.nn.functional.normalize(torch.randn(64, 300, dtype=torch.float64))
     center, assignments = reference.sinkhorn(x, iterations, temp)
-    assert_close(assignments, published(x, iterations, temp), rtol=1e-10, atol=0)
+    assert_close(assignments, formulas.sinkhorn(x, temp, iterations), rtol=1e-10, atol=0)
     assert_close(((x - center) / temp).softmax(1), assignments, rtol=1e-12, atol=0)
 
 
@@ -220,7 +210,7 @@ def test_no_samples_weigh_nothing(device: str, backend: str) -> None:
 @on_backends
 def test_finite_where_the_published_form_is_not(device: str, backend: str) -> None:
     x = 50 * torch.randn(64, 1000, device=device)
-    assert published(x, 3, 0.04).isnan().any()
+    assert formulas.sinkhorn(x, 0.04, 3).isnan().any()
     with fastssl.use_backend(backend):
         for y in (x, 1e30 * x, 1e-30 * x, x - 1e6):
             assert sinkhorn(y, temp=0.04).isfinite().all()

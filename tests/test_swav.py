@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 
+import compat_formulas as formulas
 import pytest
 import timm
 import torch
@@ -13,16 +14,6 @@ from small_methods import fit, tiny, trained, uint8, views_of
 from torch.nn.functional import log_softmax, normalize
 
 from fastssl import data, methods, transforms
-
-
-def their_codes(scores, epsilon=0.05):
-    """The authors' Sinkhorn-Knopp."""
-    q = (scores / epsilon).exp().t()
-    q /= q.sum()
-    for _ in range(3):
-        q /= q.sum(1, keepdim=True) * len(q)
-        q /= q.sum(0, keepdim=True) * q.shape[1]
-    return (q * q.shape[1]).t()
 
 
 @pytest.mark.parametrize("queue_size", [0, 16])
@@ -47,7 +38,7 @@ def test_it_is_the_authors_algorithm(queue_size):
                 out = scores[t]
                 if queues and i >= 2:  # filled in the first epoch, and used from the second
                     out = torch.cat([queues[t] @ prototypes.t(), out])
-                q = their_codes(out)[-8:]
+                q = formulas.sinkhorn(out, 0.05)[-8:]
                 if queues:
                     queues[t] = torch.cat([queues[t][8:], z[t].detach()])
             others = [log_softmax(scores[v] / 0.1, -1) for v in range(4) if v != t]
