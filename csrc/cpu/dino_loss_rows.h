@@ -79,101 +79,97 @@ void* new_scratch(const DinoViews& d) {
   return malloc((size_t)doubles * sizeof(double) + (size_t)floats * sizeof(float));
 }
 
-// The floats of a row's block, where they are or converted, filled up to whole vectors with NOTHING; their maximum.
-FASTSSL_INLINE const float* fetch_as(ElementType type, const char* from, int64_t count, float* to, vfloat* max) {
-  const bool there = type == TYPE_FLOAT32 && count == BLOCK;
+// The floats of a row's block, where they are or converted, filled up to whole vectors with NOTHING.
+FASTSSL_INLINE const float* fetch_as(ElementType type, const char* from, int64_t count, float* to) {
   for (int64_t i = 0; i < count; i += LANES) {
-    vfloat x = there ? load((const float*)from + i) : load_some(type, element(type, from, i), count - i);
-    if (!there) {
-      for (int64_t lane = count - i; lane < LANES; ++lane) x[lane] = NOTHING;
-      store(to + i, x);
-    }
-    *max = maximum(*max, x);
-  }
-  return there ? (const float*)from : to;
-}
-
-FASTSSL_INLINE const float* fetch(ElementType type, const char* from, int64_t count, float* to, vfloat* max) {
-  if (type == TYPE_FLOAT32 && count == BLOCK) return fetch_as(TYPE_FLOAT32, from, BLOCK, to, max);
-  if (type == TYPE_FLOAT32) return fetch_as(TYPE_FLOAT32, from, count, to, max);
-  return fetch_as(type, from, count, to, max);
-}
-
-// A teacher's block less its centre, filled up with what counts for nothing; the maximum.
-FASTSSL_INLINE float centered_as(ElementType type, const char* from, const float* center, int64_t count, float rest,
-                                 float* to) {
-  vfloat max = splat(NOTHING);
-  for (int64_t i = 0; i < count; i += LANES) {
-    const int64_t left = count - i;
-    vfloat x = load_some(type, element(type, from, i), left);
-    if (center) x -= load_some(TYPE_FLOAT32, center + i, left);
-    for (int64_t lane = left; lane < LANES; ++lane) x[lane] = rest;
+    vfloat x = load_some(type, element(type, from, i), count - i);
+    for (int64_t lane = count - i; lane < LANES; ++lane) x[lane] = NOTHING;
     store(to + i, x);
-    max = maximum(max, x);
   }
+  return to;
+}
+
+FASTSSL_INLINE const float* fetch(ElementType type, const char* from, int64_t count, float* to) {
+  if (type == TYPE_FLOAT32 && count == BLOCK) return (const float*)from;
+  if (type == TYPE_FLOAT32) return fetch_as(TYPE_FLOAT32, from, count, to);
+  return fetch_as(type, from, count, to);
+}
+
+FASTSSL_INLINE float peak(const float* x, int64_t count) {
+  vfloat max = splat(NOTHING);
+  for (int64_t i = 0; i < count; i += LANES) max = maximum(max, load(x + i));
   return max_lanes(max);
 }
 
-FASTSSL_INLINE float centered(const DinoViews& d, int64_t t, int64_t b, int64_t k, int64_t count, float* to) {
-  const ElementType type = d.teacher_type;
-  const char* from = element(type, row_at(d.teachers[t], type, b), k);
-  const float* center = d.center ? d.center + (d.shared_center ? 0 : t * d.width) + k : 0;
-  const float rest = d.soft_targets ? 0.f : -__builtin_inff();
-  if (type == TYPE_FLOAT32 && count == BLOCK) return centered_as(TYPE_FLOAT32, from, center, BLOCK, rest, to);
-  return centered_as(type, from, center, count, rest, to);
-}
-
-// e^((x - level)/tau), c = log2(e)/tau, in place; the sum. `next` is fetched on the way: in the sweeps that compute the
-// most, or the fetches would wait for each other.
-FASTSSL_INLINE float exponentials_as(float* x, const char* next, int64_t count, float level, float c) {
-  vfloat total{};
+// A teacher's block less its centre as e^((x - level)/tau), c = log2(e)/tau, or as given; nothing where it ends. The sum,
+// and the largest exponent, which may turn out to be above the level. `next` is fetched on the way into the second
+// cache: there are not enough places for the first one to wait for so much.
+FASTSSL_INLINE float targets_as(ElementType type, bool given, const char* from, const char* next, const float* center,
+                                int64_t count, float level, float c, float* to, float* max) {
+  vfloat total{}, most = splat(NOTHING);
   for (int64_t i = 0; i < count; i += LANES) {
-    __builtin_prefetch(next + i * 4);
-    const vfloat e = exp2_nonpositive((load(x + i) - level) * c);
-    store(x + i, e);
-    total += e;
+    const int64_t left = count - i;
+    vfloat x = load_some(type, element(type, from, i), left);
+    __builtin_prefetch(element(type, next, i), 0, 2);
+    if (!given) {
+      if (center) x -= load_some(TYPE_FLOAT32, center + i, left);
+      for (int64_t lane = left; lane < LANES; ++lane) x[lane] = -__builtin_inff();
+      most = maximum(most, x);
+      x = exp2_nonpositive((x - level) * c);
+    }
+    store(to + i, x);
+    total += x;
   }
+  *max = max_lanes(most);
   return sum_lanes(total);
 }
 
-FASTSSL_INLINE float exponentials(float* x, const char* next, int64_t count, float level, float c) {
-  return count == BLOCK ? exponentials_as(x, next, BLOCK, level, c) : exponentials_as(x, next, count, level, c);
+FASTSSL_INLINE float targets(const DinoViews& d, int64_t t, int64_t b, int64_t k, int64_t count, float level, float c,
+                             float* to, float* max) {
+  const ElementType type = d.teacher_type;
+  const char *from = element(type, row_at(d.teachers[t], type, b), k), *next = after_teacher(d, t, b, k);
+  const float* center = d.center ? d.center + (d.shared_center ? 0 : t * d.width) + k : 0;
+  if (d.soft_targets) return targets_as(type, true, from, next, 0, count, level, c, to, max);
+  if (type == TYPE_FLOAT32 && count == BLOCK && center)
+    return targets_as(TYPE_FLOAT32, false, from, next, center, BLOCK, level, c, to, max);
+  return targets_as(type, false, from, next, center, count, level, c, to, max);
 }
 
-FASTSSL_INLINE float plain_sum(const float* x, int64_t count) {
-  vfloat total{};
-  for (int64_t i = 0; i < count; i += LANES) total += load(x + i);
-  return sum_lanes(total);
-}
-
-// The block of each teacher of image b as exponentials, or as given; its sums.
-void sum_teachers(const DinoViews& d, const Scratch& a, int64_t b, int64_t k, int64_t count) {
+// The block of each teacher of image b as exponentials, or as given; its sums. What is above the maximum of the blocks
+// before is met on the way, and the block taken again.
+void sum_teachers(const DinoViews& d, const Scratch& a, int64_t b, int64_t k, int64_t count, float c) {
   for (int64_t t = 0; t < d.teacher_count; ++t) {
     if (b >= d.teachers[t].batch) continue;
-    float* e = a.teachers + t * BLOCK;
-    const float max = centered(d, t, b, k, count, e);
+    float *e = a.teachers + t * BLOCK, max;
+    float sum = targets(d, t, b, k, count, a.teacher_max[t], c, e, &max);
     if (!d.soft_targets && max > a.teacher_max[t]) {
       const double shrink = exp(((double)a.teacher_max[t] - max) / d.teacher_temp);
       a.teacher_max[t] = max;
       a.teacher_sum[t] *= shrink;
       for (int64_t v = 0; v < d.student_count; ++v) a.dots[v * d.teacher_count + t] *= shrink;
+      sum = targets(d, t, b, k, count, max, c, e, &max);
     }
     a.before[t] = a.teacher_sum[t];
-    a.teacher_sum[t] += d.soft_targets ? plain_sum(e, count)
-                                       : exponentials(e, after_teacher(d, t, b, k), count, a.teacher_max[t],
-                                                      (float)(LOG2_E / d.teacher_temp));
+    a.teacher_sum[t] += sum;
   }
 }
 
-// The sums of a block, if asked, and the dots of s - m with up to PAIR teachers.
-FASTSSL_INLINE void sum_student(const float* s, const char* next, const float* e, int teachers, bool exponential,
-                                int64_t count, float m, float c, Sums* sums, double* dots) {
+// What a block adds to the sums, if asked, and to the dots of s - m with up to PAIR teachers.
+struct Part {
+  Sums sums;
+  double dots[PAIR];
+};
+
+// The part of a block, whose largest element `max` may turn out to be above m.
+FASTSSL_INLINE Part part_of(const float* s, const char* next, const float* e, int teachers, bool exponential,
+                            int64_t count, float m, float c, float* max) {
   const vfloat zero{}, one = zero + 1.f;
-  vfloat maxima{}, others{}, first{}, second{};
+  vfloat most = splat(NOTHING), maxima{}, others{}, first{}, second{};
   for (int64_t i = 0; i < count; i += LANES) {
-    const vfloat x = load(s + i) - m;
+    const vfloat score = load(s + i), x = score - m;
     if (exponential) {
-      __builtin_prefetch(next + i * 4);
+      __builtin_prefetch(next + i * 4, 0, 2);
+      most = maximum(most, score);
       const vmask highest = x == zero;
       maxima += select(highest, one, zero);
       others += select(highest, zero, exp2_nonpositive(x * c));
@@ -181,14 +177,51 @@ FASTSSL_INLINE void sum_student(const float* s, const char* next, const float* e
     first += load(e + i) * x;
     if (teachers > 1) second += load(e + BLOCK + i) * x;
   }
-  if (exponential) sums->maxima += sum_lanes(maxima), sums->others += sum_lanes(others);
-  dots[0] += sum_lanes(first);
-  if (teachers > 1) dots[1] += sum_lanes(second);
+  if (exponential) *max = max_lanes(most);
+  return {{sum_lanes(maxima), sum_lanes(others)}, {sum_lanes(first), sum_lanes(second)}};
+}
+
+FASTSSL_INLINE Part first_part(const float* s, const char* next, const float* e, int64_t teachers, int64_t count,
+                               float m, float c, float* max) {
+  if (teachers == 1) return part_of(s, next, e, 1, true, count, m, c, max);
+  if (count == BLOCK) return part_of(s, next, e, 2, true, BLOCK, m, c, max);
+  return part_of(s, next, e, 2, true, count, m, c, max);
+}
+
+// Adds a block of student v. What is above the maximum of the blocks before is met on the way, and the block taken again.
+void add_student(const DinoViews& d, const Scratch& a, int64_t b, int64_t v, int64_t k, int64_t count, float c) {
+  const int64_t teachers = d.teacher_count;
+  const char* from = element(d.student_type, row_at(d.students[v], d.student_type, b), k);
+  const char* next = after_student(d, v, b, k);
+  const float* s = fetch(d.student_type, from, count, a.student);
+  Sums* sums = a.sums + v;
+  double* dots = a.dots + v * teachers;
+  float m = k == 0 ? peak(s, count) : a.student_max[v], max;
+  Part part = first_part(s, next, a.teachers, teachers, count, m, c, &max);
+  if (k == 0) a.student_max[v] = m;
+  if (max > m) {
+    const double rise = (double)max - m;
+    *sums = {0, (sums->maxima + sums->others) * exp(-rise / d.student_temp)};
+    for (int64_t t = 0; t < teachers; ++t)
+      if (b < d.teachers[t].batch) dots[t] -= rise * a.before[t];
+    a.student_max[v] = m = max;
+    part = first_part(s, next, a.teachers, teachers, count, m, c, &max);
+  }
+  sums->maxima += part.sums.maxima, sums->others += part.sums.others;
+  for (int64_t t = 0;;) {
+    dots[t] += part.dots[0];
+    if (t + 1 < teachers) dots[t + 1] += part.dots[1];
+    t += PAIR;
+    if (t >= teachers) return;
+    const float* e = a.teachers + t * BLOCK;
+    part = t + 1 < teachers ? part_of(s, next, e, 2, false, count, m, c, &max)
+                            : part_of(s, next, e, 1, false, count, m, c, &max);
+  }
 }
 
 void forward_image(const DinoViews& d, const Scratch& a, int64_t b) {
   const int64_t teachers = d.teacher_count;
-  const float c = (float)(LOG2_E / d.student_temp);
+  const float c = (float)(LOG2_E / d.student_temp), teacher_c = (float)(LOG2_E / d.teacher_temp);
   for (int64_t t = 0; t < teachers; ++t) a.teacher_max[t] = NOTHING, a.teacher_sum[t] = 0;
   for (int64_t v = 0; v < d.student_count; ++v) a.student_max[v] = NOTHING, a.sums[v] = {0, 0};
   for (int64_t i = 0; i < d.student_count * teachers; ++i) a.dots[i] = 0;
@@ -196,31 +229,9 @@ void forward_image(const DinoViews& d, const Scratch& a, int64_t b) {
     for (int64_t i = 0; b >= d.teachers[t].batch && i < BLOCK; ++i) a.teachers[t * BLOCK + i] = 0;
   for (int64_t k = 0; k < d.width; k += BLOCK) {
     const int64_t count = smaller(BLOCK, d.width - k);
-    sum_teachers(d, a, b, k, count);
-    for (int64_t v = 0; v < d.student_count; ++v) {
-      if (b >= d.students[v].batch) continue;
-      const char* from = element(d.student_type, row_at(d.students[v], d.student_type, b), k);
-      const char* next = after_student(d, v, b, k);
-      vfloat most = splat(a.student_max[v]);
-      const float* s = fetch(d.student_type, from, count, a.student, &most);
-      const float max = max_lanes(most);
-      Sums* sums = a.sums + v;
-      double* dots = a.dots + v * teachers;
-      if (max > a.student_max[v]) {
-        const double rise = (double)max - a.student_max[v];
-        *sums = {0, (sums->maxima + sums->others) * exp(-rise / d.student_temp)};
-        for (int64_t t = 0; t < teachers; ++t)
-          if (b < d.teachers[t].batch) dots[t] -= rise * a.before[t];
-        a.student_max[v] = max;
-      }
-      if (teachers == 1) sum_student(s, next, a.teachers, 1, true, count, max, c, sums, dots);
-      if (teachers > 1 && count == BLOCK) sum_student(s, next, a.teachers, 2, true, BLOCK, max, c, sums, dots);
-      if (teachers > 1 && count < BLOCK) sum_student(s, next, a.teachers, 2, true, count, max, c, sums, dots);
-      int64_t t = PAIR;
-      for (; t + 1 < teachers; t += PAIR)
-        sum_student(s, next, a.teachers + t * BLOCK, 2, false, count, max, c, sums, dots + t);
-      if (t < teachers) sum_student(s, next, a.teachers + t * BLOCK, 1, false, count, max, c, sums, dots + t);
-    }
+    sum_teachers(d, a, b, k, count, teacher_c);
+    for (int64_t v = 0; v < d.student_count; ++v)
+      if (b < d.students[v].batch) add_student(d, a, b, v, k, count, c);
   }
   for (int64_t t = 0; t < teachers; ++t)
     if (b < d.teacher_rows)
@@ -264,12 +275,6 @@ void forward(const DinoForward& f) {
   *f.loss = total_of(d);
 }
 
-// e^(x/tau - lse) = 2^(c (x - level)) rest, where x - level is exact where it matters.
-FASTSSL_INLINE void split(double lse, double tau, float* level, double* rest) {
-  *level = (float)(lse * tau);
-  *rest = exp(*level / tau - lse);
-}
-
 // own 2^(c (s - level)) + sum_t pulls_t e_t, the gradient of a block; its product with s - level,
 // which is that with s, as the gradients of a row add up to 0.
 FASTSSL_INLINE float pull_as(ElementType type, const char* from, const char* next, const float* e, const float* pulls,
@@ -280,7 +285,7 @@ FASTSSL_INLINE float pull_as(ElementType type, const char* from, const char* nex
   for (int64_t i = 0; i < count; i += LANES) {
     const int64_t left = count - i;
     const vfloat above = load_some(type, element(type, from, i), left) - level;
-    __builtin_prefetch(element(type, next, i));
+    __builtin_prefetch(element(type, next, i), 0, 2);
     vfloat g = exp2_nonpositive(above * c) * own + load(e + i) * first;
     if (teachers > 1) g += load(e + BLOCK + i) * second;
     for (int64_t t = PAIR; t < teachers; ++t) g += load(e + t * BLOCK + i) * pulls[t];
@@ -336,9 +341,8 @@ void backward_image(const DinoBackward& f, const Scratch& a, int64_t b, bool str
     const int64_t count = smaller(BLOCK, d.width - k);
     for (int64_t t = 0; t < teachers; ++t) {
       if (b >= d.teachers[t].batch) continue;
-      centered(d, t, b, k, count, a.teachers + t * BLOCK);
-      if (!d.soft_targets)
-        exponentials(a.teachers + t * BLOCK, after_teacher(d, t, b, k), count, a.teacher_max[t], teacher_c);
+      float max;
+      targets(d, t, b, k, count, a.teacher_max[t], teacher_c, a.teachers + t * BLOCK, &max);
     }
     for (int64_t v = 0; v < d.student_count; ++v) {
       if (b >= d.students[v].batch) continue;
