@@ -176,13 +176,13 @@ METHODS = {
     "simsiam": Method(
         "each view must predict the other, which is held still, without negatives or a copy",
         (
-            Option("projection_dim", "width of the projections", 2048, small=256),
-            Option("hidden_dim", "width of the projector's hidden layers", 2048, small=256),
-            Option("predictor_dim", "width of the predictor's hidden layer", 512, small=64),
+            Option("projection_dim", "width of the projections", 2048, small=128),
+            Option("hidden_dim", "width of the projector's hidden layers", 2048, small=128),
+            Option("predictor_dim", "width of the predictor's hidden layer", 512, small=32),
         ),
         _VIEWS,
         optimizer="sgd",
-        small_fit={"optimizer": "adamw", "lr": 5e-4, "weight_decay": 1e-2, "batch_size": 32},
+        small_fit={"optimizer": "adamw", "lr": 5e-4, "weight_decay": 1e-2, "batch_size": 16},
     ),
     "swav": Method(
         "each view must predict the cluster that another is assigned to, with clusters of equal size",

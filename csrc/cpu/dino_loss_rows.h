@@ -92,6 +92,7 @@ FASTSSL_INLINE const float* fetch_as(ElementType type, const char* from, int64_t
 FASTSSL_INLINE const float* fetch(ElementType type, const char* from, int64_t count, float* to) {
   if (type == TYPE_FLOAT32 && count == BLOCK) return (const float*)from;
   if (type == TYPE_FLOAT32) return fetch_as(TYPE_FLOAT32, from, count, to);
+  if (type == TYPE_BFLOAT16 && count == BLOCK) return fetch_as(TYPE_BFLOAT16, from, BLOCK, to);
   return fetch_as(type, from, count, to);
 }
 
@@ -101,8 +102,8 @@ FASTSSL_INLINE float peak(const float* x, int64_t count) {
   return max_lanes(max);
 }
 
-// A teacher's block less its centre as e^((x - level)/tau), c = log2(e)/tau, or as given; nothing where it ends. The sum,
-// and the largest exponent, which may turn out to be above the level. `next` is fetched on the way into the second
+// A teacher's block less its centre as e^((x - level)/tau), c = log2(e)/tau, or as given; nothing where it ends. The
+// sum, and the largest exponent, which may turn out to be above the level. `next` is fetched on the way into the second
 // cache: there are not enough places for the first one to wait for so much.
 FASTSSL_INLINE float targets_as(ElementType type, bool given, const char* from, const char* next, const float* center,
                                 int64_t count, float level, float c, float* to, float* max) {
@@ -132,6 +133,8 @@ FASTSSL_INLINE float targets(const DinoViews& d, int64_t t, int64_t b, int64_t k
   if (d.soft_targets) return targets_as(type, true, from, next, 0, count, level, c, to, max);
   if (type == TYPE_FLOAT32 && count == BLOCK && center)
     return targets_as(TYPE_FLOAT32, false, from, next, center, BLOCK, level, c, to, max);
+  if (type == TYPE_BFLOAT16 && count == BLOCK && center)
+    return targets_as(TYPE_BFLOAT16, false, from, next, center, BLOCK, level, c, to, max);
   return targets_as(type, false, from, next, center, count, level, c, to, max);
 }
 
@@ -188,7 +191,8 @@ FASTSSL_INLINE Part first_part(const float* s, const char* next, const float* e,
   return part_of(s, next, e, 2, true, count, m, c, max);
 }
 
-// Adds a block of student v. What is above the maximum of the blocks before is met on the way, and the block taken again.
+// Adds a block of student v. What is above the maximum of the blocks before is met on the way, and the block taken
+// again.
 void add_student(const DinoViews& d, const Scratch& a, int64_t b, int64_t v, int64_t k, int64_t count, float c) {
   const int64_t teachers = d.teacher_count;
   const char* from = element(d.student_type, row_at(d.students[v], d.student_type, b), k);
@@ -305,6 +309,8 @@ FASTSSL_INLINE float pull(ElementType type, const char* from, const char* next, 
     return pull_as(TYPE_FLOAT32, from, next, e, pulls, 1, BLOCK, level, own, c, grad, stream);
   if (type == TYPE_FLOAT32 && count == BLOCK && teachers == 2)
     return pull_as(TYPE_FLOAT32, from, next, e, pulls, 2, BLOCK, level, own, c, grad, stream);
+  if (type == TYPE_BFLOAT16 && count == BLOCK && teachers == 2)
+    return pull_as(TYPE_BFLOAT16, from, next, e, pulls, 2, BLOCK, level, own, c, grad, stream);
   return pull_as(type, from, next, e, pulls, teachers, count, level, own, c, grad, stream);
 }
 
