@@ -2,8 +2,8 @@
 
     python benchmarks/methods.py [--only METHOD ...] [--out DIR]
 
-Each is `fastssl pretrain METHOD --data shapes --epochs N`, and what `fastssl evaluate` says of it; with `--only`
-nothing is stored.
+Each is `fastssl pretrain METHOD --data shapes --epochs N`, and what `fastssl evaluate` says of it. With `--only` the
+other methods keep the rows that are stored, and the commits that these name.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from environment import RESULTS
+from environment import RESULTS, commit, machine_slug
 from harness import Benchmark, Row, write
 
 from fastssl import cli
 
-EPOCHS = {"simclr": 20, "mocov3": 20, "byol": 20, "simsiam": 20, "swav": 20, "dino": 20, "dinov2": 6}
+EPOCHS = {"simclr": 20, "mocov3": 20, "byol": 20, "simsiam": 20, "swav": 20, "dino": 20, "dinov2": 15}
 BENCHMARK = Benchmark(
     "methods", lambda device, quick: (), lambda problem, device, state: [], lambda rows: None,
     lambda problem, device: lambda: None, ("timm", "lightning", "scikit-learn"),
@@ -53,14 +53,21 @@ def measure(method: str, folder: Path) -> Row:
     settings = json.loads((folder / method / "config.json").read_text())["settings"]
     return {
         "op": "methods", "method": method, "epochs": EPOCHS[method], "batch_size": settings["batch_size"],
-        "minutes": round(minutes, 1), **accuracies,
+        "minutes": round(minutes, 1), **accuracies, **commit(),
     }  # fmt: skip
+
+
+def together(measured: Sequence[Row], stored: Path) -> list[Row]:
+    """Return the rows that were measured and, of other methods, those that are stored."""
+    before = json.loads(stored.read_text())["rows"] if stored.exists() else []
+    rows = {row["method"]: row for row in (*before, *measured)}
+    return [rows[method] for method in EPOCHS if method in rows]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and store."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=EPOCHS, help="measure these, and store nothing")
+    parser.add_argument("--only", nargs="+", choices=EPOCHS, help="measure these alone")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args(arguments)
     start, rows = time.perf_counter(), []
@@ -68,9 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for method in args.only or EPOCHS:
             rows.append(measure(method, Path(folder)))
             print(rows[-1], flush=True)
-    if not args.only:
-        path = write(BENCHMARK, rows, "cpu", args.out, "python benchmarks/methods.py", time.perf_counter() - start)
-        print(f"written  {path.parent.name}/{path.name}")
+    command = "python benchmarks/methods.py" + (f" --only {' '.join(args.only)}" if args.only else "")
+    rows = together(rows, args.out / machine_slug("cpu") / "methods.json")
+    path = write(BENCHMARK, rows, "cpu", args.out, command, time.perf_counter() - start)
+    print(f"written  {path.parent.name}/{path.name}")
     return 0
 
 

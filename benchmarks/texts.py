@@ -51,8 +51,12 @@ def provenance(result: dict[str, Any]) -> str:
     """When, how and with what a result was measured."""
     where = result["environment"]
     versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
-    commit = (where["commit"] or "unknown")[:10] + (" with changes" if where["dirty"] else "")
-    return f"Measured {where['date']} by `{result['command']}`, commit {commit}; {versions}."
+    return f"Measured {where['date']} by `{result['command']}`, commit {short_commit(where)}; {versions}."
+
+
+def short_commit(where: dict[str, Any]) -> str:
+    """The commit of what was measured, and whether there were changes to it."""
+    return (where["commit"] or "unknown")[:10] + (" with changes" if where["dirty"] else "")
 
 
 def paragraphs(lines: list[str]) -> str:

@@ -209,9 +209,10 @@ def test_parts_of_teachers_and_students_make_a_section(taught):
 
 def test_methods_are_told_as_the_rows_say():
     found = {"knn": (30.6, 17.6), "few": (18.84, 10.4), "all": (31.0, 13.4)}
-    row = {"op": "methods", "method": "swav", "epochs": 20, "batch_size": 64, "minutes": 2.345, **found}
+    code = {"commit": "0123456789abcdef", "dirty": False}
+    row = {"op": "methods", "method": "swav", "epochs": 20, "batch_size": 64, "minutes": 2.345, **found, **code}
     text = report_methods.section(result([row], "methods"))
-    assert "| `swav` | 20 | 64 | 2.3 | 30.6 (17.6) | 18.8 (10.4) | 31.0 (13.4) |" in text
+    assert "| `swav` | 20 | 64 | 2.3 | 30.6 (17.6) | 18.8 (10.4) | 31.0 (13.4) | 0123456789 |" in text
     assert "on Some CPU, 2 cores, AVX2: accuracy" in text
 
 
