@@ -74,6 +74,17 @@ def test_sixteen_bits_are_summed_in_float32() -> None:
     assert torch.equal(center, torch.full((2,), 100.0))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_parts_that_are_widened_make_a_whole(dtype: torch.dtype) -> None:
+    """More than a CPU widens at a time, with a last part of another length, in one stack and in views."""
+    logits = torch.randn(3, 700, 1000).to(dtype)
+    mean = logits.double().mean((0, 1))
+    for form in (logits, list(logits)):
+        center = torch.zeros(1000)
+        center_update(center, form, 0.0)
+        torch.testing.assert_close(center, mean.float(), rtol=1e-5, atol=1e-6)
+
+
 def test_it_is_in_place_and_without_gradient() -> None:
     center, logits = torch.zeros(3), torch.ones(2, 3, requires_grad=True)
     storage = center.data_ptr()

@@ -88,9 +88,8 @@ def column_sums(name: str, logits: object, center: Tensor, *, empty: bool = Fals
 
 
 def _sum_of_rows(view: Tensor, exact: torch.dtype) -> Tensor:
-    rows = tuple(range(view.ndim - 1))
     if view.device.type != "cpu" or view.dtype == exact or not view.is_contiguous() or torch.compiler.is_compiling():
-        return view.sum(rows, dtype=exact)
+        return view.sum(tuple(range(view.ndim - 1)), dtype=exact)
     # Summed at once a CPU would widen them all into main memory, and takes ten times as long.
     total = torch.zeros(view.shape[-1], dtype=exact)
     for part in view.flatten(0, -2).split(max(1, _WIDENED // view.shape[-1])):
