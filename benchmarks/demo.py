@@ -119,8 +119,8 @@ def mask_and_evaluate(name: str, out: Path) -> dict[str, dict[str, float]]:
         tuned = evaluate.finetune(encoder, train, test, labels_per_class=10, subsets=3, **recipe["finetune"])
         table[who][TUNED] = tuned.accuracy
     evaluate.plots.accuracy_bars(table, out / f"{name}-mae-accuracy.png", f"MAE on {name}", 1 / len(train.classes))
-    pictures = zip(("original", "seen", "reconstruction"), method.reconstruct(test.images[:12]), strict=True)
-    evaluate.plots.reconstructions(dict(pictures), out / f"{name}-mae-reconstruction.png", f"MAE on {name}")
+    pictures = method.pictures(test.images[:12])
+    evaluate.plots.pictures(pictures, out / f"{name}-mae-reconstruction.png", f"MAE on {name}")
     return table
 
 

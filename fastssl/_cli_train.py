@@ -186,9 +186,8 @@ def pretrain(args: argparse.Namespace) -> None:
     print(f"loss     {result.loss:.4f}")
     if result.knn is not None:
         print(f"kNN      {100 * result.knn:.1f} %")
-    picture = result.out / "reconstruction.png"
-    if hasattr(method, "reconstruct"):
-        print(f"picture  {picture}")
+    if hasattr(method, "pictures"):
+        print(f"picture  {result.out / 'pictures.png'}")
     print(f"encoder  {result.encoder_path}")
     if images.labelled:
         print(f"next     fastssl evaluate {result.out}")

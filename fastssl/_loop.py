@@ -61,7 +61,7 @@ class Run:
     losses: list[Tensor] = field(default_factory=list)  # of the steps since the last row
 
     def looks(self, step: int) -> bool:
-        """Whether to measure kNN and to draw reconstructions at a step: every `knn_every` epochs, and at the end."""
+        """Whether to measure kNN and to draw pictures at a step: every `knn_every` epochs, and at the end."""
         s = self.settings
         return self.knn_every > 0 and (step == s.steps or step % (self.knn_every * s.steps_per_epoch) == 0)
 
@@ -198,7 +198,7 @@ class _Module(pl.LightningModule):
             "knn": None,
         }
         if self.run.looks(step):
-            draw_reconstructions(self.run)
+            draw_pictures(self.run)
         if self.run.eval_data is not None and self.run.looks(step):
             train, test = self.run.eval_data
             k = min(20, len(train))
@@ -372,23 +372,22 @@ def write_csv(run: Run) -> None:
     os.replace(fresh, run.out / "metrics.csv")
 
 
-def draw_reconstructions(run: Run) -> None:
-    """Write reconstruction.png of eight images, where the method has a `reconstruct`."""
-    reconstruct = getattr(run.method, "reconstruct", None)
-    if reconstruct is None:
+def draw_pictures(run: Run) -> None:
+    """Write pictures.png of eight images, where the method has `pictures`."""
+    pictures = getattr(run.method, "pictures", None)
+    if pictures is None:
         return
     shown = run.images if run.eval_data is None else run.eval_data[1]
     images, _ = shown.batch(range(min(8, len(shown))))
     device = next(run.method.parameters()).device
-    rows = zip(("original", "seen", "reconstruction"), reconstruct(images.to(device)), strict=True)
     title = f"{type(run.method).__name__} on {run.images.name}"
-    plots.reconstructions(dict(rows), run.out / "reconstruction.png", title)
+    plots.pictures(pictures(images.to(device)), run.out / "pictures.png", title)
 
 
 def plot(run: Run) -> None:
-    """Write loss.png, embedding.png and, where they apply, knn.png and reconstruction.png."""
+    """Write loss.png, embedding.png and, where they apply, knn.png and pictures.png."""
     title = f"{type(run.method).__name__} on {run.images.name}"
-    draw_reconstructions(run)
+    draw_pictures(run)
     plots.loss_curve(run.history, run.out / "loss.png", title)
     if run.eval_data is not None:
         plots.knn_curve(run.history, run.out / "knn.png", title=title)

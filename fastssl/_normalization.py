@@ -57,3 +57,9 @@ def normalize(images: Tensor) -> Tensor:
         raise TypeError("images: got images of different sizes, want one uint8 tensor [B, C, H, W]")
     mean, std = (torch.tensor(s, device=batch.device)[:, None, None] for s in statistics(batch.shape[1]))
     return (batch.float() / 255 - mean) / std
+
+
+def to_pixels(view: Tensor) -> Tensor:
+    """Turn a normalised view float [B, C, H, W] back into a picture: float32 in [0, 1], the contrary of `normalize`."""
+    mean, std = (torch.tensor(s, device=view.device)[:, None, None] for s in statistics(view.shape[1]))
+    return (view.float() * std + mean).clamp(0, 1)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from . import __version__
-from ._extras import require
+from ._environment import arguments, environment, recorded, versions
+from ._extras import TRAIN_EXTRA, require
 from ._settings import check, make_settings
 from .data import Images, load
 from .methods import export_encoder
@@ -23,7 +21,7 @@ __all__ = ["FitResult", "fit"]
 # The files of a run that another run must not find; TensorBoard keeps its own side by side.
 WRITTEN = (
     "last.ckpt", "metrics.csv", "config.json", "encoder.safetensors", "encoder.json",
-    "loss.png", "knn.png", "embedding.png", "reconstruction.png",
+    "loss.png", "knn.png", "embedding.png", "pictures.png",
 )  # fmt: skip
 
 
@@ -84,7 +82,7 @@ def fit(
 
     `out` receives ``encoder.safetensors`` and ``encoder.json`` (the encoder), ``config.json`` (the settings),
     ``metrics.csv``, ``loss.png``, ``knn.png`` and ``embedding.png``, ``tensorboard/``, and ``last.ckpt``; of a method
-    that has ``reconstruct(images)`` also ``reconstruction.png``: eight images, what the encoder sees, what comes out.
+    that has ``pictures(images)`` also ``pictures.png``: what it does with eight images.
 
     Args:
         method: such as `fastssl.methods.SimCLR`: a module with `encoder`, ``augment(uint8 images) -> views``,
@@ -118,7 +116,7 @@ def fit(
         overwrite: delete the run in `out` first.
         eval_data: labelled (train, test) images for the kNN accuracy; by default the splits of `data` where it is
             a name or a labelled folder, else none.
-        knn_every: epochs between kNN measurements, and pictures of reconstructions, 0 for none on the way; the last
+        knn_every: epochs between kNN measurements, and pictures, 0 for none on the way; the last
             epoch is always measured otherwise.
         checkpoint_minutes: longest time between checkpoints; 0 writes one after every step.
         log_every: steps between rows of the history; by default about 1000 rows a run.
@@ -197,15 +195,17 @@ def fit(
         "image_size": images.image_size,
         "channels": images.channels,
         "settings": asdict(settings),
-        "versions": {"fastssl": __version__, "torch": torch.__version__},
+        "arguments": arguments(method),
+        "environment": environment(accelerator),
+        "versions": versions(tuple(TRAIN_EXTRA.values())),
     }
-    (out / "config.json").write_text(json.dumps(about, indent=2) + "\n")
 
     if getattr(method, "image_size", 0) is None:
         method.image_size = images.image_size  # type: ignore[assignment]
     if getattr(method, "steps_per_epoch", 0) is None:
         method.steps_per_epoch = settings.steps_per_epoch  # type: ignore[assignment]
-    _loop.train(run, state, accelerator=accelerator, devices=devices, progress=progress)
+    with recorded(out / "config.json", about, resumed=state is not None):
+        _loop.train(run, state, accelerator=accelerator, devices=devices, progress=progress)
 
     _loop.plot(run)
     encoder: nn.Module = method.encoder  # type: ignore[assignment]

@@ -336,13 +336,13 @@ def test_the_loss_falls_and_the_pictures_fit(name):
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     method.encoder.blocks[0].eval() if hasattr(method.encoder, "blocks") else method.encoder.layer1.eval()
     before, modes = copy.deepcopy(method.state_dict()), [m.training for m in method.modules()]
-    original, seen, made = method.reconstruct(images[:8])
+    original, seen, made = method.pictures(images[:8]).values()
     assert modes == [m.training for m in method.modules()]
     assert all(torch.equal(before[key], value) for key, value in method.state_dict().items())
     torch.testing.assert_close(original, images[:8] / 255, atol=1e-6, rtol=0)
     assert all(p.shape == (8, 1, 8, 8) and p.min() >= 0 and p.max() <= 1 for p in (seen, made))
-    assert torch.equal(made, method.reconstruct(images[:8])[2])
-    assert not torch.equal(seen, method.reconstruct(images[:8], seed=1)[1])
+    assert torch.equal(made, method.pictures(images[:8])["reconstruction"])
+    assert not torch.equal(seen, method.pictures(images[:8], seed=1)["seen"])
     # What was learned beats what the encoder saw.
     assert (made - original).square().mean() < (seen - original).square().mean()
     if name in ("mae", "simmim"):
@@ -355,7 +355,7 @@ def test_pictures_of_any_size(channels, size):
     method = methods.DenoisingAutoencoder(methods.small_resnet(channels, size), image_size=size)
     images = uint8(3, channels, size, size)
     assert method(method.augment(images)).isfinite()
-    assert method.reconstruct(images)[2].shape == images.shape
+    assert method.pictures(images)["reconstruction"].shape == images.shape
 
 
 def test_patches_go_there_and_back():

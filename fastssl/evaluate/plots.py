@@ -13,7 +13,7 @@ import torch
 from .._extras import require
 from ._features import Features
 
-__all__ = ["accuracy_bars", "embedding", "knn_curve", "loss_curve", "reconstructions"]
+__all__ = ["accuracy_bars", "embedding", "knn_curve", "loss_curve", "pictures"]
 
 _INK, _BLUE, _GREY, _SAND = "#22303c", "#1f6feb", "#9aa7b4", "#d8b26e"
 
@@ -166,23 +166,23 @@ def accuracy_bars(
     return _save(figure, path)
 
 
-def reconstructions(rows: Mapping[str, torch.Tensor], path: str | os.PathLike[str], title: str = "") -> Path:
+def pictures(rows: Mapping[str, torch.Tensor], path: str | os.PathLike[str], title: str = "") -> Path:
     """Draw rows of images below each other, such as originals, what the encoder sees, and reconstructions.
 
     Args:
-        rows: images float [N, C, H, W] in [0, 1], C 1 or 3, by the name of the row; N the same for all.
+        rows: images float [N, C, h, w] in [0, 1], C 1 or 3, by the name of the row; N the same for all.
         path: the PNG file to write.
         title: above the plot.
 
     Returns:
         The path.
     """
-    pictures = {name: images.detach().float().cpu().clamp(0, 1) for name, images in rows.items()}
-    n, _, height, width = next(iter(pictures.values())).shape
+    drawn = {name: images.detach().float().cpu().clamp(0, 1) for name, images in rows.items()}
+    n, _, height, width = next(iter(drawn.values())).shape
     figure, _ = _axes(0.6 + 1.1 * n, 0.5 + 1.1 * len(rows) * height / width)
     figure.clear()
     grid = figure.subplots(len(rows), n, squeeze=False)
-    for axes_of_row, (name, images) in zip(grid, pictures.items(), strict=True):
+    for axes_of_row, (name, images) in zip(grid, drawn.items(), strict=True):
         for axes, image in zip(axes_of_row, images, strict=True):
             axes.imshow(image.permute(1, 2, 0).squeeze(2), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes.set(xticks=[], yticks=[])

@@ -17,7 +17,7 @@ from ._vit import check_vit, unpatchify
 
 Size = int | tuple[int, int]
 Transform = Callable[[Any], list[Tensor]]
-Pictures = tuple[Tensor, Tensor, Tensor]
+Pictures = dict[str, Tensor]
 
 
 def default_view(channels: int, size: Size) -> transforms.Transform:
@@ -48,7 +48,7 @@ class OneView(nn.Module):
             return default_view(images.channels, self.image_size or 224)(images)
         return default_view(images.shape[1], self.image_size or (images.shape[2], images.shape[3]))(images)
 
-    def reconstruct(self, images: Tensor, *, seed: int = 0) -> Pictures:
+    def pictures(self, images: Tensor, *, seed: int = 0) -> Pictures:
         """Show what the method makes of images; nothing of it changes.
 
         Args:
@@ -56,15 +56,12 @@ class OneView(nn.Module):
             seed: of what is hidden from the encoder.
 
         Returns:
-            The images, what the encoder sees of them, and the reconstruction: float32 [N, C, H, W] in [0, 1].
+            Rows of pictures float32 [N, C, H, W] in [0, 1] by name: "original", "seen", what the encoder sees of it,
+            and "reconstruction".
         """
         with frozen(self):
-            pictures = self._pictures(transforms.normalize(images), seed)
-        mean, std = (
-            torch.tensor(s, device=images.device)[:, None, None] for s in transforms.statistics(images.shape[1])
-        )
-        original, seen, made = ((picture.float() * std + mean).clamp(0, 1) for picture in pictures)
-        return original, seen, made
+            rows = self._pictures(transforms.normalize(images), seed)
+        return {name: transforms.to_pixels(row) for name, row in rows.items()}
 
     def _pictures(self, view: Tensor, seed: int) -> Pictures:
         raise NotImplementedError
@@ -181,4 +178,5 @@ class MaskedViT(OneView):
             var, mean = torch.var_mean(patches.gather(1, at), -1, keepdim=True)
             made = made * (var + 1e-6).sqrt() + mean
         filled, hidden = patches.scatter(1, at, made), patches.scatter(1, at, 0.0)
-        return view, unpatchify(hidden, view.shape, self.patch_size), unpatchify(filled, view.shape, self.patch_size)
+        seen, made = (unpatchify(rows, view.shape, self.patch_size) for rows in (hidden, filled))
+        return {"original": view, "seen": seen, "reconstruction": made}

@@ -60,6 +60,23 @@ class TwoViews(nn.Module):
             return self.recipe(images.channels, self.image_size or 224)(images)
         return self.recipe(images.shape[1], self.image_size or images.shape[-1])(images)
 
+    def pictures(self, images: Tensor, *, seed: int = 0) -> dict[str, Tensor]:
+        """Show images and the views that the method makes of them; nothing of it changes.
+
+        Args:
+            images: uint8 [N, C, H, W].
+            seed: of the views.
+
+        Returns:
+            Rows of pictures float32 [N, C, h, w] in [0, 1]: "image", "view 1", "view 2" ..., each of its own size.
+        """
+        devices = [images.device] if images.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            views = self.augment(images)
+        rows = {f"view {i}": transforms.to_pixels(view) for i, view in enumerate(views, 1)}
+        return {"image": images.float() / 255, **rows}
+
     def project(self, view: Tensor) -> Tensor:
         """Return the projections [B, projection_dim] of one view [B, C, H, W]."""
         projection: Tensor = self.projector(encode(self.encoder, view))

@@ -48,7 +48,7 @@ class DenoisingAutoencoder(OneView):
     Source: Vincent et al. 2008, "Extracting and Composing Robust Features with Denoising Autoencoders".
 
     >>> method = fastssl.methods.DenoisingAutoencoder("resnet18", "gaussian", image_size=64)
-    >>> original, corrupted, reconstruction = method.reconstruct(images[:8])
+    >>> original, corrupted, reconstruction = method.pictures(images[:8]).values()
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class DenoisingAutoencoder(OneView):
 
     def _pictures(self, view: Tensor, seed: int) -> Pictures:
         corrupted = self.corrupt(view, seed=seed)
-        return view, corrupted, self._restore(corrupted)
+        return {"original": view, "seen": corrupted, "reconstruction": self._restore(corrupted)}
 
 
 class _Decoder(nn.Module):

@@ -43,7 +43,7 @@ class MAE(MaskedViT):
 
     >>> method = fastssl.methods.MAE(timm.create_model("vit_base_patch16_224", num_classes=0))
     >>> loss = method(method.augment(images))  # images uint8 [B, 3, H, W]
-    >>> original, masked, reconstruction = method.reconstruct(images[:8])
+    >>> original, masked, reconstruction = method.pictures(images[:8]).values()
     """
 
     defaults: ClassVar[dict[str, Any]] = {"lr": 1.5e-4, "weight_decay": 0.05, "betas": (0.9, 0.95), "warmup_epochs": 40}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._normalization import normalize, statistics
+from .._normalization import normalize, statistics, to_pixels
 from ._recipes import BYOL, DINO, MAE, RECIPES, MoCoV2, SimCLR, SimCLRDigits, SimCLRSmall, SwAV, default_simclr
 from ._transform import Transform
 
@@ -20,4 +20,5 @@ __all__ = [
     "default_simclr",
     "normalize",
     "statistics",
+    "to_pixels",
 ]
