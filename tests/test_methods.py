@@ -103,7 +103,7 @@ def test_simclr_takes_a_name_a_map_and_a_transform():
         (lambda e: methods.SimCLR(e)([torch.zeros(1, 1, 8, 8)] * 2), ValueError, "views: got 1 image"),
         (lambda e: methods.SimCLR(e)([torch.zeros(2, 1, 8, 8)] * 3), ValueError, "views: got 3, want 2"),
         (lambda e: methods.build_encoder("resnet18", stem="tiny"), ValueError, "stem: got 'tiny'"),
-        (lambda e: methods.build_encoder("resnet18", in_chans=2), ValueError, "in_chans: got 2"),
+        (lambda e: methods.build_encoder("resnet18", in_chans=4), ValueError, "in_chans: got 4"),
         (lambda e: methods.build_encoder("resnet18", colour=1), ValueError, "encoder: timm cannot make"),
         (lambda e: methods.build_encoder("vit_tiny_patch16_224", stem="small"), ValueError, "stem: got 'small'"),
     ],

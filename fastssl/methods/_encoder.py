@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ def build_encoder(
 
     Args:
         name: name of a timm model.
-        in_chans: channels of the images, 1 or 3.
+        in_chans: channels of its input: 1 or 3 as of images, or 2 as of their colours alone.
         stem: ``"timm"``, or for small images ``"no-pool"``, which leaves out the pooling after the stem of a ResNet, or
             ``"small"``, which besides makes its first layer a 3x3 convolution of stride 1.
         init: ``"timm"``, or for a vision transformer ``"mae"`` or ``"mocov3"``: the initial weights of He et al. 2022
@@ -48,8 +48,8 @@ def build_encoder(
         raise ValueError(f"stem: got {stem!r}, want {', '.join(map(repr, _STEMS))}")
     if init not in _INITS or (init != "timm" and kwargs.get("pretrained")):
         raise ValueError(f"init: got {init!r}, want 'timm', or 'mae' or 'mocov3' for an encoder that is not pretrained")
-    if in_chans not in (1, 3):
-        raise ValueError(f"in_chans: got {in_chans!r}, want 1 or 3")
+    if in_chans not in (1, 2, 3):
+        raise ValueError(f"in_chans: got {in_chans!r}, want 1, 2 or 3")
     if not isinstance(name, str) or not timm.is_model(name):
         near = timm.list_models(f"*{name}*")[:3] if isinstance(name, str) else []
         hint = f" such as {', '.join(near)}" if near else "; timm.list_models() names them"
@@ -80,12 +80,14 @@ def build_encoder(
     return model
 
 
-def small_resnet(in_chans: int = 3, image_size: int = 32) -> nn.Module:
+def small_resnet(in_chans: int = 3, image_size: int = 32, *, output_stride: int = 32) -> nn.Module:
     """Make a ResNet of four blocks and 0.3 million weights, small enough to train on a CPU in minutes.
 
     Args:
-        in_chans: channels of the images, 1 or 3.
+        in_chans: channels of the images, 1 or 3, or 2 for their colours alone.
         image_size: height and width of the images in pixels; over 16, the first layer halves them.
+        output_stride: 8 or 16: the last two blocks, or the last one, do not halve the map but widen their look, for
+            methods that predict pixels. (The map is a quarter as fine as that of a large ResNet of this number.)
 
     Returns:
         A module float [B, in_chans, H, W] -> features [B, 128].
@@ -93,6 +95,8 @@ def small_resnet(in_chans: int = 3, image_size: int = 32) -> nn.Module:
     stem: dict[str, Any] = {"stem": "small"}
     if image_size > 16:
         stem = {"stem": "no-pool", "stem_type": "deep", "stem_width": 8}
+    if output_stride != 32:
+        stem["output_stride"] = output_stride
     # Without zero_init_last every block takes part from the first step, in an untrained baseline too.
     return build_encoder(
         "resnet18", in_chans=in_chans, layers=(1, 1, 1, 1), channels=(16, 32, 64, 128), zero_init_last=False, **stem
@@ -141,6 +145,8 @@ def is_vit(name: str) -> bool:
 
 def rebuild(recipe: dict[str, Any]) -> nn.Module:
     """Make a fresh encoder by the recipe of an encoder.json, with new random weights."""
+    if "wrapper" in recipe:
+        return Wrapper.kinds[recipe["wrapper"]](*map(rebuild, recipe["encoders"]))
     init = recipe.get("init", "timm")  # which files of version 0.1 do not tell
     return build_encoder(
         recipe["name"], in_chans=recipe["in_chans"], stem=recipe["stem"], init=init, **recipe["kwargs"]
@@ -164,6 +170,8 @@ def encoder_width(encoder: object, given: int | None = None) -> int:
 
 def fixed_size(encoder: nn.Module) -> tuple[int, int] | None:
     """Return the only height and width of images that a vision transformer takes, or None for any other encoder."""
+    if isinstance(encoder, Wrapper):
+        return fixed_size(encoder.encoders[0])
     embed: Any = getattr(encoder, "patch_embed", None)
     size = getattr(embed, "img_size", None) if getattr(embed, "strict_img_size", False) else None
     return None if size is None else (int(size[0]), int(size[1]))
@@ -188,6 +196,68 @@ def encode(encoder: nn.Module, x: Tensor) -> Tensor:
     return features.mean((2, 3)) if features.ndim == 4 else features.flatten(1)
 
 
+def feature_map(encoder: nn.Module, x: Tensor) -> Tensor:
+    """Return an encoder's features before they are pooled, as [B, f, h, w]; patches of a ViT in the places they have.
+
+    An encoder that is not timm's and returns [B, f] has a map of one place.
+    """
+    model: Any = encoder
+    features: Tensor = model.forward_features(x) if hasattr(model, "forward_features") else model(x)
+    if features.ndim == 4:
+        return features.permute(0, 3, 1, 2) if getattr(model, "output_fmt", "") == "NHWC" else features
+    if features.ndim == 2:
+        return features[:, :, None, None]
+    grid = [side // patch for side, patch in zip(x.shape[2:], model.patch_embed.patch_size, strict=True)]
+    places: Tensor = features[:, getattr(model, "num_prefix_tokens", 0) :].mT.unflatten(2, grid)
+    return places
+
+
+class Wrapper(nn.Module):
+    """Base of encoders of RGB images that show other encoders something of them; the recipe is that of these.
+
+    Args:
+        *encoders: those that it is made of, all that a subclass's constructor needs.
+        feature_dim: the width of each one's features, where they have no attribute `num_features` to tell.
+    """
+
+    kinds: ClassVar[dict[str, type[Wrapper]]] = {}  # by the names that recipes have for them
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        Wrapper.kinds[cls.__name__] = cls
+
+    def __init__(self, *encoders: nn.Module, feature_dim: int | None = None) -> None:
+        super().__init__()
+        self.widths = [encoder_width(encoder, feature_dim) for encoder in encoders]
+        self.num_features = sum(self.widths)
+        self.encoders = nn.ModuleList(encoders)
+
+
+def recipe_of(encoder: nn.Module, in_chans: int | None = None) -> dict[str, Any] | None:
+    """Return how to make an encoder again, or None where it is not known; see `rebuild`.
+
+    Args:
+        encoder: of `build_encoder`, of ``timm.create_model``, or a wrapper of such.
+        in_chans: channels of its input; by default those of its first convolution.
+    """
+    if isinstance(encoder, Wrapper):
+        parts = [recipe_of(part) for part in encoder.encoders]
+        return None if None in parts else {"wrapper": type(encoder).__name__, "encoders": parts}
+    recipe: dict[str, Any] | None = getattr(encoder, _RECIPE, None)
+    made_by_timm: Any = getattr(encoder, "pretrained_cfg", None)
+    if recipe is None and isinstance(made_by_timm, dict):
+        in_chans = input_channels(encoder) if in_chans is None else in_chans
+        recipe = {"name": made_by_timm.get("architecture"), "in_chans": in_chans, "stem": "timm", "kwargs": {}}
+        if not _rebuilds(recipe, encoder):
+            recipe = None
+    return recipe
+
+
+def input_channels(encoder: nn.Module) -> int:
+    """Return the channels that an encoder's first convolution takes, 3 where it has none."""
+    return next((m.in_channels for m in encoder.modules() if isinstance(m, nn.Conv2d)), 3)
+
+
 def export_encoder(encoder: nn.Module, folder: str | os.PathLike[str], *, image_size: int, in_chans: int) -> Path:
     """Write ``encoder.safetensors`` (the weights) and ``encoder.json`` (how to rebuild it) into a folder.
 
@@ -207,19 +277,8 @@ def export_encoder(encoder: nn.Module, folder: str | os.PathLike[str], *, image_
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     mean, std = statistics(in_chans)
-    recipe: dict[str, Any] | None = getattr(encoder, _RECIPE, None)
-    made_by_timm: Any = getattr(encoder, "pretrained_cfg", None)
-    if recipe is None and isinstance(made_by_timm, dict):
-        recipe = {
-            "name": made_by_timm.get("architecture"),
-            "in_chans": in_chans,
-            "stem": "timm",
-            "kwargs": {},
-        }
-        if not _rebuilds(recipe, encoder):
-            recipe = None
     about = {
-        "timm": recipe,
+        "timm": recipe_of(encoder, in_chans),
         "feature_dim": getattr(encoder, "num_features", None),
         "image_size": image_size,
         "in_chans": in_chans,
