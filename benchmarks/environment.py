@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import importlib.metadata
 import os
-import platform
 import re
 import subprocess
 from collections.abc import Sequence
@@ -15,25 +13,11 @@ from typing import Any
 
 import torch
 
+from fastssl._environment import cores, cpu_model, machine_name, versions
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 _SOURCES = ("fastssl", "kernels", "csrc", "setup.py")
-_PACKAGES = ("torch", "triton", "numpy")
-
-
-def cpu_model() -> str:
-    """The processor's name, without the frequency and the marks of its maker."""
-    model = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    model = re.sub(r"\((R|TM|C)\)|@.*|\b(CPU|Processor|\d+-Core)\b", " ", model, flags=re.IGNORECASE)
-    return " ".join(model.split())
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine_slug(device: str) -> str:
@@ -46,27 +30,6 @@ def machine_slug(device: str) -> str:
 
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-
-
-def machine_name(device: str) -> str:
-    """The machine in words, for a report."""
-    cpu = f"{cpu_model()}, {cores()} cores, {torch.backends.cpu.get_cpu_capability()}"
-    return f"{torch.cuda.get_device_name()} ({cpu})" if device.startswith("cuda") else cpu
-
-
-def versions(peers: Sequence[str] = ()) -> dict[str, str]:
-    """Versions of Python, of the packages that matter and of the peers, where they are installed."""
-    import fastssl
-
-    found = {"python": platform.python_version(), "fastssl": fastssl.__version__}
-    for package in (*_PACKAGES, *peers):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    if torch.version.cuda:
-        found["cuda"] = torch.version.cuda
-    return found
 
 
 def _git(*arguments: str) -> str | None:
