@@ -8,6 +8,7 @@ from ._cpc import cpc
 from ._dcl import dcl, dclw, hard_negative_ntxent
 from ._dino_loss import dino_loss
 from ._ema_update import ema_update
+from ._extract_patches import extract_patches
 from ._gather_tokens import gather_tokens
 from ._ibot_loss import ibot_loss
 from ._info_nce import info_nce, moco
@@ -32,8 +33,9 @@ from ._uniformity import alignment, uniformity
 
 __all__ = [
     "AugmentParams", "Recipe", "TokenMasks", "View", "alignment", "augment", "blockwise_masking", "center_update",
-    "clip", "cpc", "dcl", "dclw", "dino_loss", "ema_update", "gather_tokens", "hard_negative_ntxent", "ibot_loss",
-    "info_nce", "koleo", "linear_cross_entropy", "mask_patchify", "masked_mse", "moco", "multi_positive_ntxent",
-    "multiblock_masking", "ntxent", "pairwise_logsumexp", "pairwise_softplus", "random_masking", "restore_tokens",
-    "sample_params", "siglip", "sinkhorn", "supcon", "text_masking", "uniformity",
+    "clip", "cpc", "dcl", "dclw", "dino_loss", "ema_update", "extract_patches", "gather_tokens",
+    "hard_negative_ntxent", "ibot_loss", "info_nce", "koleo", "linear_cross_entropy", "mask_patchify", "masked_mse",
+    "moco", "multi_positive_ntxent", "multiblock_masking", "ntxent", "pairwise_logsumexp", "pairwise_softplus",
+    "random_masking", "restore_tokens", "sample_params", "siglip", "sinkhorn", "supcon", "text_masking",
+    "uniformity",
 ]  # fmt: skip

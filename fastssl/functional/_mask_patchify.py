@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import _backend, _checks
-from ._patches import PIXELS, PatchSize, as_video, patch_sides, scale_and_shift, tokens_of
+from ._patches import PatchSize, as_video, patch_sides, patches_dtype, scale_and_shift, tokens_of
 from ._registration import define
 
 _backend.register(
@@ -75,20 +75,17 @@ def mask_patchify(
         pos = pos.reshape(tokens, -1)
     scale, shift = scale_and_shift(video, mean, std)
     patches, positions = torch.ops.fastssl.mask_patchify(
-        video, ids_keep, patch, pos, scale, shift, bool(channels_last), _dtype(dtype, video), _backend.requested()
+        video,
+        ids_keep,
+        patch,
+        pos,
+        scale,
+        shift,
+        bool(channels_last),
+        patches_dtype(dtype, video),
+        _backend.requested(),
     )
     return patches if pos is None else (patches, positions)
-
-
-def _dtype(dtype: torch.dtype | None, images: Tensor) -> torch.dtype:
-    if dtype is None:
-        device = images.device.type
-        if torch.is_autocast_enabled(device) and images.dtype != torch.float64:
-            return torch.get_autocast_dtype(device)
-        return images.dtype if images.is_floating_point() else torch.float32
-    if dtype not in PIXELS[1:]:
-        raise ValueError(f"dtype: got {dtype}, want torch.float64, float32, float16 or bfloat16")
-    return dtype
 
 
 def _forward(

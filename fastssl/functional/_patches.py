@@ -16,15 +16,25 @@ PatchSize = int | Sequence[int]
 
 def as_video(images: object) -> Tensor:
     """Check images [N, C, H, W] or [N, C, T, H, W], and return them as [N, C, T, H, W]."""
+    video = _pixels(images, (4, 5), "[N, C, H, W] or [N, C, T, H, W]")
+    return video.unsqueeze(2) if video.ndim == 4 else video
+
+
+def as_images(images: object) -> Tensor:
+    """Check images [N, C, H, W]."""
+    return _pixels(images, (4,), "[N, C, H, W]")
+
+
+def _pixels(images: object, axes: tuple[int, ...], shape: str) -> Tensor:
     if not isinstance(images, Tensor):
-        raise TypeError(f"images: got {type(images).__name__}, want a tensor [N, C, H, W] or [N, C, T, H, W]")
+        raise TypeError(f"images: got {type(images).__name__}, want a tensor {shape}")
     if images.dtype not in PIXELS:
         raise TypeError(f"images: got dtype {images.dtype}, want uint8, float64, float32, float16 or bfloat16")
-    if images.ndim not in (4, 5) or 0 in images.shape:
-        raise ValueError(f"images: got shape {tuple(images.shape)}, want [N, C, H, W] or [N, C, T, H, W], none empty")
+    if images.ndim not in axes or 0 in images.shape:
+        raise ValueError(f"images: got shape {tuple(images.shape)}, want {shape}, none empty")
     if images.requires_grad and torch.is_grad_enabled():
         raise ValueError("images: got a tensor that requires grad, want images.detach(): images are data here")
-    return images.unsqueeze(2) if images.ndim == 4 else images
+    return images
 
 
 def patch_sides(patch_size: object, video: Tensor) -> list[int]:
@@ -61,3 +71,15 @@ def scale_and_shift(
             raise ValueError(f"{name}: got None for images of {channels} channels, want {channels} numbers")
     means, stds = channel_statistics(channels, mean, std)
     return [1 / (255 * s if integers else s) for s in stds], [-m / s for m, s in zip(means, stds, strict=True)]
+
+
+def patches_dtype(dtype: torch.dtype | None, images: Tensor) -> torch.dtype:
+    """Check the type of the patches; by default autocast's where it is on, that of float images, or float32."""
+    if dtype is None:
+        device = images.device.type
+        if torch.is_autocast_enabled(device) and images.dtype != torch.float64:
+            return torch.get_autocast_dtype(device)
+        return images.dtype if images.is_floating_point() else torch.float32
+    if dtype not in PIXELS[1:]:
+        raise ValueError(f"dtype: got {dtype}, want torch.float64, float32, float16 or bfloat16")
+    return dtype

@@ -18,6 +18,7 @@ from ._contrastive import (
     uniformity,
 )
 from ._dino_loss import dino_loss, ibot_loss
+from ._extract_patches import extract_patches
 from ._gather_tokens import gather_tokens
 from ._koleo import koleo
 from ._mask_patchify import mask_patchify, patchify
@@ -33,8 +34,8 @@ from ._sinkhorn import sinkhorn
 from ._text_masking import text_masking
 
 __all__ = [
-    "alignment", "augment", "blockwise_masking", "clip", "cpc", "dcl", "dclw", "dino_loss", "gather_tokens",
-    "hard_negative_ntxent", "ibot_loss", "info_nce", "koleo", "linear_cross_entropy", "mask_patchify",
+    "alignment", "augment", "blockwise_masking", "clip", "cpc", "dcl", "dclw", "dino_loss", "extract_patches",
+    "gather_tokens", "hard_negative_ntxent", "ibot_loss", "info_nce", "koleo", "linear_cross_entropy", "mask_patchify",
     "masked_mse", "masking_noise", "moco", "multi_positive_ntxent", "multiblock_masking", "ntxent",
     "pairwise_logsumexp", "pairwise_softplus", "patchify", "philox", "random_masking", "restore_tokens",
     "sample_params", "siglip", "sinkhorn", "supcon", "text_masking", "uniformity",

@@ -21,13 +21,13 @@ def patches_at(
     x = x.movedim(1, -1 if channels_last else 4)  # [n, T, H, W, *the axes of a patch*], a view
     sample = torch.arange(len(x), device=x.device)[:, None]
     taken = x[sample, rows // (down * across), rows // across % down, rows % across].to(dtype)
-    factor, offset = (_on_device(numbers, taken) for numbers in (scale, shift))
+    factor, offset = (on_device(numbers, taken) for numbers in (scale, shift))
     if not channels_last:
         factor, offset = factor.view(-1, 1, 1, 1), offset.view(-1, 1, 1, 1)
     return (taken * factor + offset).reshape(*rows.shape, channels * patch[0] * patch[1] * patch[2])
 
 
-def _on_device(numbers: list[float], like: Tensor) -> Tensor:
+def on_device(numbers: list[float], like: Tensor) -> Tensor:
     """One number a channel, filled on the device: a copy from the host would wait for it."""
     return torch.cat([like.new_full((1,), number) for number in numbers])
 
