@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ._cli_methods import METHODS, NO_DEFAULT, Method, Option, small_values
-
-# The default encoders of each kind, up to 64 pixels and above.
-_ENCODERS = {
-    "resnet": ("small-resnet", "resnet18"),
-    "vit": ("small-vit", "vit_base_patch16_224"),
-    "either": ("small-resnet", "vit_small_patch16_224"),
-}
-_BATCH = 256
-# The options that are arguments of fit, whose default is fit's own.
-_SETTINGS = ("batch_size", "chunk_size", "optimizer", "lr", "weight_decay", "warmup_epochs", "workers")
+from ._cli_build import BATCH, ENCODERS, prepare
+from ._cli_methods import METHODS, NO_DEFAULT, Method
 
 
 def add_parsers(commands: Any, settings: dict[str, Any]) -> None:
@@ -50,7 +40,7 @@ def add_parsers(commands: Any, settings: dict[str, Any]) -> None:
 def _add_training(p: argparse.ArgumentParser, method: Method) -> None:
     told = "digits, shapes, or a folder of images (sub-folders are classes)"
     p.add_argument("--data", required=True, help=told, **NO_DEFAULT)
-    small, large = _ENCODERS[method.encoder]
+    small, large = ENCODERS[method.encoder]
     p.add_argument(
         "--encoder",
         help="name of a timm model, or small-resnet or small-vit, which train on a CPU in minutes "
@@ -72,7 +62,7 @@ def _add_training(p: argparse.ArgumentParser, method: Method) -> None:
         told = "images in memory at a time, for batches that would not fit otherwise (default: the batch)"
         p.add_argument("--chunk-size", type=int, help=told, **NO_DEFAULT)
     for flag, kind, what, told in (
-        ("--batch-size", int, "images a step", str(_BATCH)),
+        ("--batch-size", int, "images a step", str(BATCH)),
         ("--optimizer", str, "optimizer", method.optimizer),
         ("--lr", float, "peak learning rate", "by method and optimizer, see fastssl.fit"),
         ("--weight-decay", float, "weight decay", "by method and optimizer"),
@@ -93,86 +83,29 @@ def _add_training(p: argparse.ArgumentParser, method: Method) -> None:
     p.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
-def _encoder(method: Method, name: str, channels: int, image_size: int) -> Any:
-    """Make the encoder of a run: small-resnet, small-vit, or what timm calls `name`."""
-    from . import methods
-    from .methods._encoder import is_vit
-
-    more: dict[str, Any] = {"dynamic_img_size": True} if method.any_size else {}
-    if name == "small-resnet":
-        return methods.small_resnet(channels, image_size)
-    if name == "small-vit":
-        return methods.small_vit(channels, image_size, **more)
-    if method.vit_only or is_vit(name):
-        return methods.build_encoder(name, in_chans=channels, img_size=image_size, init=method.init, **more)
-    return methods.build_encoder(name, in_chans=channels)
-
-
-def _given(options: tuple[Option, ...], given: dict[str, Any]) -> dict[str, Any]:
-    """Return those of a method's options that the command line names."""
-    values = {option.name: given[option.name] for option in options if option.name in given}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-
-
-def _change_views(method: Any, channels: int, image_size: int, crop_min: float | None = None, **changes: Any) -> None:
-    """Let the views of a method differ from those of its default recipe."""
-    import torch
-
-    from .transforms import Transform
-
-    if crop_min is not None and not 0 < crop_min <= 1:
-        raise ValueError(f"crop_min: got {crop_min}, want a number in (0, 1]")
-    recipe = method.recipe(channels, image_size).recipe
-    views = []
-    for view, size in zip(recipe.views, recipe.sizes, strict=True):
-        if crop_min is not None and size == max(recipe.sizes):
-            view = replace(view, scale=(crop_min, max(crop_min, view.scale[1])))
-        views.append(replace(view, **changes))
-    method.transform = Transform(replace(recipe, views=tuple(views)), memory_format=torch.channels_last)
-
-
 def pretrain(args: argparse.Namespace) -> None:
     """Run ``fastssl pretrain``."""
     from ._extras import require
 
-    torch = require("torch", "fastssl pretrain")
+    require("torch", "fastssl pretrain")
     require("lightning.pytorch", "fastssl pretrain")
-    from . import data, methods
+    from . import data
     from .train import fit
 
     given, kind = vars(args), args.method
-    known = METHODS[kind]
     images = data.load(args.data, image_size=given.get("image_size"), decode_size=given.get("decode_size"))
     out = given.get("out") or Path("runs") / f"{kind}-{images.name}"
     print(f"data     {images}")
-    torch.manual_seed(args.seed)
-    is_small = images.image_size <= 64
-    small, large = _ENCODERS[known.encoder]
-    name = given.get("encoder") or (small if is_small else large)
-    name = small if name == "small" else name
-    encoder = _encoder(known, name, images.channels, images.image_size)
-    options = {option.name: option.default for option in known.options if option.default is not None}
-    options.update(small_values(known.options) if is_small else {})
-    if "queue_size" in options:
-        options["queue_size"] = min(options["queue_size"], len(images))
-    options.update(_given(known.options, given))
-    changes = small_values(known.views) if is_small and images.channels == 3 else {}
-    changes.update(_given(known.views, given))
-    settings = {"batch_size": _BATCH, **(known.small_fit if is_small else {})}
-    if "optimizer" in given:  # the others' rates are not for it
-        settings = {"batch_size": settings["batch_size"]}
-    settings.update((key, given[key]) for key in _SETTINGS if key in given)
-    method = methods.METHODS[kind](encoder, image_size=images.image_size, **options)
-    if changes:
-        _change_views(method, images.channels, images.image_size, **changes)
+    prepared = prepare(kind, images, given)
+    method, encoder = prepared.method, prepared.method.encoder
     weights = sum(p.numel() for p in encoder.parameters())
-    print(f"encoder  {name}, {weights / 1e6:.2f} million weights, {encoder.num_features} features")
+    print(f"encoder  {prepared.encoder}, {weights / 1e6:.2f} million weights, {encoder.num_features} features")
     measured = images.labelled and args.knn_every > 0
     result = fit(
         method,
         images,
         epochs=args.epochs,
-        **settings,
+        **prepared.settings,
         out=out,
         seed=args.seed,
         precision=args.precision,
