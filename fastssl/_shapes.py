@@ -40,10 +40,7 @@ def draw(labels: Tensor, size: int, rng: torch.Generator) -> Tensor:
     angle = uniform(-0.5, 0.5, 1, 1)
     u = ((x - cx) * angle.cos() + (y - cy) * angle.sin()) / scale
     v = ((y - cy) * angle.cos() - (x - cx) * angle.sin()) / scale
-    distance = torch.empty_like(u)
-    for index, signed_distance in enumerate(_SIGNED_DISTANCES):
-        of_class = labels == index
-        distance[of_class] = signed_distance(u[of_class], v[of_class])
+    distance = signed_distance(labels, u, v)
     cover = (0.5 - distance * scale * (size / 2)).clamp(0, 1)[:, None]  # an edge one pixel wide
 
     # A colour far enough from the background behind the object for the object to be visible.
@@ -54,6 +51,15 @@ def draw(labels: Tensor, size: int, rng: torch.Generator) -> Tensor:
     picture = picture + cover * (colour - picture)
     picture = picture + 0.04 * torch.randn(n, 3, size, size, generator=rng)
     return (picture * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def signed_distance(labels: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """Return about the distance to the edge of each label's shape, negative inside, at coordinates ``[n, ...]``."""
+    distance = torch.empty_like(u)
+    for index, of_shape in enumerate(_SIGNED_DISTANCES):
+        of_class = labels == index
+        distance[of_class] = of_shape(u[of_class], v[of_class])
+    return distance
 
 
 def _box(u: Tensor, v: Tensor, half_u: float, half_v: float) -> Tensor:

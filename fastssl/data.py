@@ -1,4 +1,4 @@
-"""Images as uint8 tensors with int64 labels: two embedded data sets and any folder of images.
+"""Images as uint8 tensors with int64 labels: the embedded data sets, and any folder of images.
 
 Everything here is a map-style ``torch.utils.data.Dataset`` whose item is ``(image, label)`` with image uint8
 ``[C, H, W]`` and label an int (-1 where there is none). Evaluation looks at batches of one size, uint8
@@ -18,136 +18,25 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
-from . import _folders
+from . import _clips, _folders, _photos
+from ._datasets import Clips, Images, TensorImages
 from ._extras import require
 from ._images import RaggedImages
 from ._shapes import SHAPE_NAMES, draw
 
-__all__ = ["FolderImages", "Images", "TensorImages", "digits", "load", "loader", "shapes"]
+__all__ = [
+    "Clips", "FolderImages", "Images", "TensorImages", "clips", "digits", "load", "loader", "photos", "shapes",
+]  # fmt: skip
 
+NAMES = ("digits", "shapes", "photos", "clips")  # which `load` knows
 SPLITS = ("train", "test", "all")
 
 # A folder at most this large, counted in decoded bytes, is kept decoded in memory; a larger one is read from disk
 # batch by batch, and only its file headers are checked up front.
 IN_MEMORY_FILES = 10_000
 IN_MEMORY_BYTES = 512 * 2**20
-
-
-class Images(Dataset[tuple[Tensor, int]]):
-    """Base of every data set here.
-
-    Attributes:
-        name: what it is called in reports.
-        labels: int64 ``[n]``, class index of each image, -1 where unlabelled.
-        classes: class names, empty where unlabelled.
-        channels: channels of every image (1 or 3).
-        image_size: height and width in pixels of every image that items and `batch` give.
-        in_memory: whether reading an image is a mere copy, so that worker processes gain nothing.
-        source: what `load` was called with, "" for data made otherwise.
-    """
-
-    name: str
-    source: str = ""
-    labels: Tensor
-    classes: tuple[str, ...]
-    channels: int
-    image_size: int
-    in_memory: bool = True
-
-    @property
-    def labelled(self) -> bool:
-        """Whether the images carry class labels."""
-        return len(self.classes) > 0
-
-    def __len__(self) -> int:
-        return int(self.labels.shape[0])
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        raise NotImplementedError
-
-    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Images ``indices`` as uint8 ``[B, C, H, W]`` and their labels as int64 ``[B]``."""
-        return torch.stack([self[i][0] for i in indices]), self.labels[list(indices)]
-
-    def native_batch(self, indices: Sequence[int]) -> tuple[Tensor | RaggedImages, Tensor]:
-        """Images ``indices`` at their own sizes, as training wants them, and their labels as int64 ``[B]``."""
-        return self.batch(indices)
-
-    def take(self, indices: Sequence[int]) -> Images:
-        """The images ``indices`` as a data set of its own."""
-        return _Taken(self, indices)
-
-    def __repr__(self) -> str:
-        kinds = f"{len(self.classes)} classes" if self.labelled else "no labels"
-        size = f"{self.channels}x{self.image_size}x{self.image_size}"
-        return f"{type(self).__name__}({self.name!r}, {len(self)} images {size}, {kinds})"
-
-
-class _Taken(Images):
-    def __init__(self, base: Images, indices: Sequence[int]) -> None:
-        self.base, self.indices = base, list(indices)
-        self.name, self.classes, self.labels = base.name, base.classes, base.labels[self.indices]
-        self.channels, self.image_size, self.in_memory = base.channels, base.image_size, base.in_memory
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.base[self.indices[index]]
-
-    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        return self.base.batch([self.indices[i] for i in indices])
-
-    def native_batch(self, indices: Sequence[int]) -> tuple[Tensor | RaggedImages, Tensor]:
-        return self.base.native_batch([self.indices[i] for i in indices])
-
-
-class TensorImages(Images):
-    """Images held in memory.
-
-    Args:
-        images: uint8 ``[n, C, H, H]``, C 1 or 3, square.
-        labels: int64 ``[n]``, or None where there are none.
-        classes: class names; by default ``"0"``, ``"1"`` ... up to the largest label.
-        name: what to call the data in reports.
-
-    Raises:
-        TypeError, ValueError: images or labels of another type or shape.
-    """
-
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor | None = None,
-        classes: Sequence[str] | None = None,
-        name: str = "images",
-    ) -> None:
-        if not isinstance(images, Tensor) or images.dtype != torch.uint8:
-            got = images.dtype if isinstance(images, Tensor) else type(images).__name__
-            raise TypeError(f"images: got {got}, want a uint8 tensor [n, C, H, H]")
-        if images.ndim != 4 or images.shape[1] not in (1, 3) or images.shape[2] != images.shape[3]:
-            raise ValueError(f"images: got shape {list(images.shape)}, want [n, C, H, H] with C 1 or 3")
-        if len(images) == 0:
-            raise ValueError("images: got 0 images, want at least 1")
-        if labels is None:
-            labels, classes = torch.full((len(images),), -1), ()
-        if labels.dtype != torch.int64 or labels.shape != (len(images),):
-            raise ValueError(f"labels: got {labels.dtype} {list(labels.shape)}, want int64 [{len(images)}]")
-        if classes is None:
-            classes = [str(i) for i in range(int(labels.max()) + 1)]
-        self.images = images
-        self.labels = labels
-        self.classes = tuple(classes)
-        self.name = name
-        self.channels = int(images.shape[1])
-        self.image_size = int(images.shape[2])
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.images[index], int(self.labels[index])
-
-    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Images ``indices`` as uint8 ``[B, C, H, W]`` and their labels as int64 ``[B]``."""
-        at = torch.as_tensor(indices)
-        return self.images[at], self.labels[at]
 
 
 class FolderImages(Images):
@@ -227,8 +116,8 @@ def load(
     """Load a data set by name or by path.
 
     Args:
-        source: ``"digits"``, ``"shapes"``, a folder of images, or a data set (returned as it is). A folder with
-            sub-folders takes each sub-folder's name as the class; a flat folder is unlabelled.
+        source: ``"digits"``, ``"shapes"``, ``"photos"``, ``"clips"``, a folder of images, or a data set (returned as it
+            is). A folder with sub-folders takes each sub-folder's name as the class; a flat folder is unlabelled.
         split: ``"train"``, ``"test"`` or ``"all"``. A folder holding ``train`` and ``test`` (or ``val``)
             sub-folders is split by them; any other labelled folder is split 80/20 within each class, always in
             the same way. An unlabelled folder has no test split, and its train split is everything.
@@ -247,15 +136,19 @@ def load(
     if isinstance(source, Images):
         return source
     if not isinstance(source, (str, os.PathLike)):
-        raise TypeError(f"data: got {type(source).__name__}, want 'digits', 'shapes', a folder or a data set")
+        raise TypeError(f"data: got {type(source).__name__}, want {_named()}, a folder or a data set")
     if split not in SPLITS:
         raise ValueError(f"split: got {split!r}, want 'train', 'test' or 'all'")
     for name, value in (("image_size", image_size), ("decode_size", decode_size)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{name}: got {value!r}, want an int >= 1 (pixels)")
     images = _load(source, split, image_size, decode_size)
-    images.source = source if source in ("digits", "shapes") else str(Path(source).resolve())
+    images.source = str(source) if source in NAMES else str(Path(source).resolve())
     return images
+
+
+def _named() -> str:
+    return ", ".join(map(repr, NAMES))
 
 
 def _load(source: str | os.PathLike[str], split: str, image_size: int | None, decode_size: int | None) -> Images:
@@ -268,6 +161,11 @@ def _load(source: str | os.PathLike[str], split: str, image_size: int | None, de
         parts = [shapes(n, seed=seed, image_size=image_size or 32) for n, seed in sizes_and_seeds[split]]
         images, labels = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "labels"))
         return TensorImages(images, labels, SHAPE_NAMES, "shapes")
+    if source == "photos":
+        return photos(split, image_size=image_size or 64)
+    if source == "clips":
+        n, seed = {"train": (1000, 0), "test": (200, 2), "all": (1200, 4)}[split]
+        return clips(n, seed=seed, image_size=image_size or 32)
     return _folder(Path(source), split, image_size or 224, decode_size)
 
 
@@ -350,9 +248,45 @@ def shapes(n: int = 5000, *, seed: int = 0, image_size: int = 32) -> TensorImage
     return TensorImages(images, labels, SHAPE_NAMES, "shapes")
 
 
+def photos(split: str = "train", *, image_size: int = 64) -> TensorImages:
+    """Crops of the two photographs that come with scikit-learn, in colour; the class is the photograph.
+
+    Args:
+        split: ``"train"`` (2000 crops of the upper three fifths of both), ``"test"`` (400 of the rest) or ``"all"``;
+            they never change, and no pixel is in both.
+        image_size: height and width in pixels, to which crops of 64 to 160 pixels a side are scaled.
+
+    Returns:
+        Images uint8 ``[n, 3, image_size, image_size]`` with labels int64 ``[n]``.
+    """
+    images, labels = _photos.crops(split, image_size)
+    return TensorImages(images, labels, _photos.NAMES, "photos")
+
+
+def clips(n: int = 1000, frames: int = 8, *, seed: int = 0, image_size: int = 32) -> Clips:
+    """Generated clips: two of the objects of `shapes` that move, turn and overlap, while the camera moves, too.
+
+    Objects are striped in two colours, which they keep; those of the objects and of the background are drawn
+    independently of anything else.
+
+    Args:
+        n: number of clips, at least 1.
+        frames: of each, at least 1.
+        seed: the same seed gives the same clips on every run.
+        image_size: height and width in pixels, at least 8.
+
+    Returns:
+        Clips uint8 ``[n, frames, 3, image_size, image_size]`` with masks of the two objects, without labels.
+    """
+    for name, value, least in (("n", n, 1), ("frames", frames, 1), ("image_size", image_size, 8)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}: got {value!r}, want an int >= {least}")
+    return Clips(*_clips.draw(n, frames, image_size, torch.Generator().manual_seed(seed)))
+
+
 def _folder(root: Path, split: str, image_size: int, decode_size: int | None) -> FolderImages:
     if not root.exists():
-        raise FileNotFoundError(f"data: no folder {str(root)!r}, and the named data sets are 'digits' and 'shapes'")
+        raise FileNotFoundError(f"data: no folder {str(root)!r}, and the named data sets are {_named()}")
     if not root.is_dir():
         raise NotADirectoryError(f"data: got the file {str(root)!r}, want a folder of images")
     name = root.resolve().name

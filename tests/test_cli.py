@@ -130,7 +130,7 @@ def made_by(monkeypatch, name):
 def test_views_of_small_colour_images(capsys, tmp_path, monkeypatch, method, options, crop_min, jitter, gray_p):
     write_photos(tmp_path / "photos", ("a",), 6)
     made = made_by(monkeypatch, method)
-    train = ("pretrain", method, "--data", "photos", "--image-size", "16", "--epochs", "1", "--batch-size", "4")
+    train = ("pretrain", method, "--data", "./photos", "--image-size", "16", "--epochs", "1", "--batch-size", "4")
     code, _, err = run(capsys, *train, "--quiet", *options)
     assert code == 0, err
     for view in made[0].transform.recipe.views:
@@ -140,7 +140,7 @@ def test_views_of_small_colour_images(capsys, tmp_path, monkeypatch, method, opt
 def test_only_large_views_take_the_least_crop(capsys, tmp_path, monkeypatch):
     write_photos(tmp_path / "photos", ("a",), 6)
     made = made_by(monkeypatch, "swav")
-    train = ("pretrain", "swav", "--data", "photos", "--image-size", "16", "--epochs", "1", "--batch-size", "4")
+    train = ("pretrain", "swav", "--data", "./photos", "--image-size", "16", "--epochs", "1", "--batch-size", "4")
     code, _, err = run(capsys, *train, "--quiet", "--local-views", "2", "--crop-min", "0.4")
     assert code == 0, err
     recipe = made[0].transform.recipe
@@ -159,7 +159,7 @@ def test_views_of_the_default_recipe(capsys, tmp_path, monkeypatch):
 
 def test_a_vision_transformer_is_made_for_the_images(capsys, tmp_path):
     write_photos(tmp_path / "photos", ("a",), 6)
-    train = ("pretrain", "mocov3", "--data", "photos", "--image-size", "32", "--epochs", "1", "--batch-size", "4")
+    train = ("pretrain", "mocov3", "--data", "./photos", "--image-size", "32", "--epochs", "1", "--batch-size", "4")
     code, _, err = run(capsys, *train, "--encoder", "vit_tiny_patch16_224", "--quiet")
     assert code == 0, err
     (recipe,) = (json.loads(path.read_text())["timm"] for path in tmp_path.glob("runs/*/encoder.json"))
@@ -225,7 +225,7 @@ def test_pretrain_on_a_folder_of_photographs(capsys, tmp_path, monkeypatch, work
         transforms.Transform, "__call__", lambda self, x: seen.append((x, call(self, x))) or seen[-1][1]
     )
     code, out, err = run(
-        capsys, "pretrain", "simclr", "--data", "photos", "--image-size", "16", "--epochs", "1", "--batch-size", "8",
+        capsys, "pretrain", "simclr", "--data", "./photos", "--image-size", "16", "--epochs", "1", "--batch-size", "8",
         "--workers", workers, "--decode-size", "20", "--out", "run", "--quiet",
     )  # fmt: skip
     assert code == 0, err
@@ -306,7 +306,7 @@ def test_every_recipe_has_its_name_on_the_command_line():
         (("pretrain", "byol", "--data", "digits", "--jitter", "1", "1"), 2, "argument --jitter: expected 4 arguments"),
         (("pretrain", "byol", "--data", "digits", "--gray-p", "2"), 1, "gray_p: got 2.0, want a probability in [0, 1]"),
         (("evaluate", "missing/run"), 1, "folder: got 'missing/run'"),
-        (("pretrain", "simclr", "--data", "photos", "--decode-size", "0"), 1, "decode_size: got 0"),
+        (("pretrain", "simclr", "--data", "./photos", "--decode-size", "0"), 1, "decode_size: got 0"),
         (("augment", "photo.png"), 2, "the following arguments are required: --recipe"),
         (("augment", "--recipe", "dino"), 2, "the following arguments are required: IMAGE"),
         (("augment", "--recipe", "dinosaur", "photo.png"), 2, "invalid choice: 'dinosaur' (choose from"),
@@ -346,7 +346,7 @@ def test_a_missing_extra(capsys, monkeypatch):
 def test_a_corrupt_file_is_a_warning_line(capsys, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(b"no")
-    code, _, err = run(capsys, "pretrain", "simclr", "--data", "photos")
+    code, _, err = run(capsys, "pretrain", "simclr", "--data", "./photos")
     assert code == 1
     assert "fastssl: error: data: none of the 1 image files" in err
 

@@ -269,7 +269,7 @@ def test_taking_some_images():
 @pytest.mark.parametrize(
     ("source", "kwargs", "error", "says"),
     [
-        ("nowhere/at/all", {}, FileNotFoundError, "data: .*nowhere/at/all.*'digits' and 'shapes'"),
+        ("nowhere/at/all", {}, FileNotFoundError, "data: .*nowhere/at/all.*'digits', 'shapes'"),
         (5, {}, TypeError, "data: got int"),
         ("digits", {"split": "validation"}, ValueError, "split: got 'validation', want 'train', 'test' or 'all'"),
         ("digits", {"image_size": 32}, ValueError, "image_size: got 32 for 'digits', want 8"),
@@ -310,3 +310,71 @@ def test_folders_without_images(tmp_path):
 def test_bad_tensors(images, labels, error, says):
     with pytest.raises(error, match=says):
         data.TensorImages(images, labels)
+
+
+def test_photos_have_two_classes_and_a_test_set_of_their_own():
+    train, test = data.load("photos"), data.load("photos", split="test")
+    assert train.images.shape == (2000, 3, 64, 64)
+    assert test.images.shape == (400, 3, 64, 64)
+    assert train.classes == ("china", "flower")
+    assert train.labels.bincount().tolist() == [1000, 1000]
+    assert data.load("photos", split="test", image_size=16).images.shape == (400, 3, 16, 16)
+    assert len(data.load("photos", split="all", image_size=8)) == 2400
+    seen = {bytes(image.numpy()) for image in train.images}
+    assert not any(bytes(image.numpy()) in seen for image in test.images)
+    again = data.photos(image_size=64)
+    assert torch.equal(train.images, again.images)
+    assert again.source == ""
+    assert train.source == "photos"
+
+
+def test_clips_depend_on_the_seed_alone():
+    first, again, other = data.clips(3, 5, seed=3), data.clips(3, 5, seed=3), data.clips(3, 5, seed=4)
+    assert first.clips.shape == (3, 5, 3, 32, 32)
+    assert first.masks.shape == (3, 5, 32, 32)
+    assert torch.equal(first.clips, again.clips)
+    assert torch.equal(first.masks, again.masks)
+    assert not torch.equal(first.clips, other.clips)
+
+
+def test_objects_of_clips_move_and_keep_their_colours():
+    clips = data.clips(50, 8, seed=1)
+    assert clips.masks.unique().tolist() == [0, 1, 2]
+    moved = (clips.masks[:, 0] != clips.masks[:, -1]) & (clips.masks[:, 0] > 0)
+    assert moved.sum() > 0.3 * (clips.masks[:, 0] > 0).sum()
+    # The one in front is all there in every frame, with the same mixture of its two colours.
+    front = (clips.masks == 2)[:, :, None].float()
+    mean = (clips.clips.float() * front).sum((3, 4)) / front.sum((3, 4)).clamp_min(1)
+    drift = (mean - mean.mean(1, keepdim=True)).abs().mean()
+    assert drift < 0.2 * (mean - mean.mean(0)).abs().mean()
+
+
+def test_training_gets_whole_clips_and_evaluation_first_frames():
+    clips = data.load("clips", split="test")
+    assert repr(clips) == "Clips('clips', 200 clips of 8 frames 3x32x32)"
+    assert not clips.labelled
+    assert torch.equal(clips.batch([4, 2])[0], clips.clips[[4, 2], 0])
+    assert torch.equal(clips.take([4, 2]).native_batch([1])[0], clips.clips[[2]])
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "says"),
+    [
+        (lambda: data.clips(0), ValueError, "n: got 0"),
+        (lambda: data.clips(1, 0), ValueError, "frames: got 0"),
+        (lambda: data.clips(1, image_size=4), ValueError, "image_size: got 4"),
+        (lambda: data.Clips(torch.zeros(1, 2, 3, 8, 8), None), TypeError, "clips: got torch.float32"),
+        (lambda: data.Clips(torch.zeros(1, 2, 3, 8, 8).byte(), None), TypeError, "masks: got NoneType"),
+        (
+            lambda: data.Clips(torch.zeros(2, 3, 8, 8).byte(), torch.zeros(2, 8, 8).byte()),
+            ValueError, "clips: got shape",
+        ),
+        (
+            lambda: data.Clips(torch.zeros(1, 2, 3, 8, 8).byte(), torch.zeros(1, 1, 8, 8).byte()),
+            ValueError, "masks: got shape",
+        ),
+    ],
+)  # fmt: skip
+def test_bad_clips(make, error, says):
+    with pytest.raises(error, match=says):
+        make()
