@@ -13,6 +13,7 @@ from ._gather_tokens import gather_tokens
 from ._ibot_loss import ibot_loss
 from ._info_nce import info_nce, moco
 from ._koleo import koleo
+from ._lab_bins import LabBins, ab_bins, lab_bins
 from ._linear_cross_entropy import linear_cross_entropy
 from ._mask_patchify import mask_patchify
 from ._masked_mse import masked_mse
@@ -27,15 +28,16 @@ from ._restore_tokens import restore_tokens
 from ._sample_params import sample_params
 from ._siglip import siglip
 from ._sinkhorn import sinkhorn
+from ._sparse_cross_entropy import sparse_cross_entropy
 from ._supcon import multi_positive_ntxent, supcon
 from ._text_masking import text_masking
 from ._uniformity import alignment, uniformity
 
 __all__ = [
-    "AugmentParams", "Recipe", "TokenMasks", "View", "alignment", "augment", "blockwise_masking", "center_update",
-    "clip", "cpc", "dcl", "dclw", "dino_loss", "ema_update", "extract_patches", "gather_tokens",
-    "hard_negative_ntxent", "ibot_loss", "info_nce", "koleo", "linear_cross_entropy", "mask_patchify", "masked_mse",
-    "moco", "multi_positive_ntxent", "multiblock_masking", "ntxent", "pairwise_logsumexp", "pairwise_softplus",
-    "random_masking", "restore_tokens", "sample_params", "siglip", "sinkhorn", "supcon", "text_masking",
-    "uniformity",
+    "AugmentParams", "LabBins", "Recipe", "TokenMasks", "View", "ab_bins", "alignment", "augment", "blockwise_masking",
+    "center_update", "clip", "cpc", "dcl", "dclw", "dino_loss", "ema_update", "extract_patches", "gather_tokens",
+    "hard_negative_ntxent", "ibot_loss", "info_nce", "koleo", "lab_bins", "linear_cross_entropy", "mask_patchify",
+    "masked_mse", "moco", "multi_positive_ntxent", "multiblock_masking", "ntxent", "pairwise_logsumexp",
+    "pairwise_softplus", "random_masking", "restore_tokens", "sample_params", "siglip", "sinkhorn",
+    "sparse_cross_entropy", "supcon", "text_masking", "uniformity",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import _backend, _checks
 from ._patches import PIXELS, PatchSize, as_video, patch_sides, scale_and_shift, tokens_of
 from ._registration import define
+from ._unit_gradient import times
 
 LOSSES = ("mse", "l1", "smooth_l1")
 _backend.register(
@@ -168,32 +169,7 @@ def _differentiate(ctx: Any, grad: Tensor | None, *unused: Any) -> tuple[Tensor 
     if grad is None:
         return (None,) * 13
     (unit,) = ctx.saved_tensors
-    if _last_use(unit):
-        # Where the upstream gradient is 1, as after loss.backward(), this moves no byte.
-        device = unit.device.type
-        _backend.select("masked_mse", unit, "torch" if device == "cpu" else ctx.backend).scale_(unit, grad)
-        found = unit.detach().to(ctx.dtype)
-    else:
-        found = torch.ops.fastssl.masked_mse_backward(grad, unit, ctx.dtype)
-    return found, *(None,) * 12
-
-
-def _last_use(saved: Tensor) -> bool:
-    """Whether a backward pass may overwrite what it saved: it is no trace, and neither it nor its graph is kept."""
-    plain = type(saved) is Tensor and not torch.is_grad_enabled()
-    return plain and not torch._C._autograd._get_current_graph_task_keep_graph()
-
-
-def _backward(grad: Tensor, unit: Tensor, dtype: torch.dtype) -> Tensor:
-    return (unit * grad).to(dtype)
-
-
-def _backward_fake(grad: Tensor, unit: Tensor, dtype: torch.dtype) -> Tensor:
-    return unit.new_empty(unit.shape, dtype=dtype)
-
-
-def _refuse(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    raise RuntimeError("fastssl.functional.masked_mse has no second derivative; use create_graph=False here")
+    return times(unit, grad, ctx.dtype, ctx.backend, "masked_mse"), *(None,) * 12
 
 
 define(
@@ -201,8 +177,4 @@ define(
     " bool norm_pix, bool channels_last, float[] scale, float[] shift, bool with_grad, str backend)"
     " -> (Tensor loss, Tensor grad_pred)",
     _forward, _fake, _differentiate, _save,
-)  # fmt: skip
-define(
-    "masked_mse_backward(Tensor grad, Tensor unit, ScalarType dtype) -> Tensor",
-    _backward, _backward_fake, _refuse, lambda ctx, inputs, output: None,
 )  # fmt: skip
