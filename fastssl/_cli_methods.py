@@ -66,7 +66,9 @@ class Method:
     any_size: bool = False  # whether a vision transformer meets images of several sizes
     optimizer: str = "adamw"  # the default in words
     small_fit: dict[str, Any] = field(default_factory=dict)  # arguments of fit for images up to 64 pixels
+    reads: str = "images"  # or "text"
     chunks: bool = False  # whether fit takes a chunk_size
+    epochs: int = 12  # of `fastssl compare`: about a minute of `shapes` on two cores
 
 
 def small_values(options: tuple[Option, ...]) -> dict[str, Any]:
@@ -254,6 +256,55 @@ METHODS = {
         vit_only=True,
         init="mae",
         small_fit={"lr": 1e-3},
+    ),
+    "rotation": Method(
+        "tell by which quarter turn an image was turned",
+        (Option("exact", "turn by a warp, whose traces give the answer away", True),),
+        optimizer="sgd",
+        small_fit={"optimizer": "adamw", "lr": 2e-3, "weight_decay": 1e-2, "batch_size": 64},
+    ),
+    "context": Method(
+        "tell on which side of a patch of an image another one lies",
+        (
+            Option("hidden_dim", "width of the head's hidden layer", 4096, small=512),
+            Option("patch_size", "side of the patches in pixels", None, kind=int, told="what gap and jitter leave"),
+            Option("gap", "pixels between patches", None, kind=int, told="48 of 398, in proportion"),
+            Option("jitter", "the farthest that a patch is moved", None, kind=int, told="7 of 398, in proportion"),
+            Option("keep_channel_p", "part of the patches of which one channel alone is kept", 1.0),
+            Option("standardize", "leave brightness and contrast as they are", True),
+            Option("pixelate_p", "part of the patches that are made of fewer pixels", 0.33),
+        ),
+        any_size=True,
+        small_fit={"lr": 2e-3, "batch_size": 64},
+    ),
+    "jigsaw": Method(
+        "tell in which order the shuffled tiles of an image are",
+        (
+            Option("permutations", "orders in which they may be", 1000, small=100),
+            Option("hidden_dim", "width of the head's hidden layer", 4096, small=512),
+            Option("patch_size", "side of the tiles in pixels", None, kind=int, told="what gap and jitter leave"),
+            Option("gap", "pixels between tiles", None, kind=int, told="21 of 255, in proportion"),
+            Option("jitter", "the farthest that a tile is moved", None, kind=int, told="10 of 255, in proportion"),
+            Option("standardize", "leave brightness, contrast and tint as they are", True),
+            Option("gray_p", "part of the images that turn grey", 0.3),
+            Option("channel_jitter", "the farthest that a channel of a tile is moved", 2, small=1),
+        ),
+        any_size=True,
+        optimizer="sgd",
+        small_fit={"optimizer": "adamw", "lr": 2e-3, "weight_decay": 1e-2, "batch_size": 64},
+    ),
+    "inpainting": Method(
+        "fill a hole in an image, as an adversary cannot tell it from the original",
+        (
+            Option("region", "where holes are: the middle, or blocks anywhere", "center", choices=("center", "blocks")),
+            Option("hole", "side of the region as a part of the image's", 0.5),
+            Option("overlap", "width of the band around it, as a part of the image's side", 1 / 32),
+            Option("overlap_weight", "weight of errors in the band", 10.0),
+            Option("adversarial", "weight of the adversary, 0 for none", 0.001),
+            Option("decoder_dim", "channels of the decoder's small map", 512, small=128),
+            Option("discriminator_dim", "channels of the adversary's first map", 64, small=16),
+        ),
+        small_fit={"lr": 2e-3, "batch_size": 64},
     ),
     "dae": Method(
         "reconstruct the clean image of a corrupted one, from the features alone",
