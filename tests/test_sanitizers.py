@@ -16,6 +16,7 @@ PROGRAMS = {
     "dino_fuzz": (500, ("dino_loss",)),
     "masking_fuzz": (1000, ("blockwise_masking", "multiblock_masking", "pages", "random_masking", "text_masking")),
     "pairwise_fuzz": (150, ("ntxent", "pairwise_logsumexp", "pairwise_softplus")),
+    "patches_fuzz": (300, ("extract_patches",)),
     "sinkhorn_fuzz": (200, ("sinkhorn",)),
     "tokens_fuzz": (500, ("gather_tokens", "mask_patchify", "masked_mse", "restore_tokens")),
 }

@@ -1,4 +1,5 @@
-// The draws of masks: functions of (seed, sample id, view) alone, bit for bit the same on every device.
+// The draws of masks and of grids of patches: functions of (seed, sample id, view) alone, bit for bit the same on every
+// device.
 #pragma once
 
 #include "draws.h"
@@ -16,9 +17,22 @@ struct Box {
   int32_t start, top, left, frames, height, width;
 };
 
+// A grid of rows x columns patches of height x width.
+struct PatchGrid {
+  int64_t image_height, image_width;
+  int32_t rows, columns, height, width;
+  int64_t gap, jitter;
+};
+
+struct PatchPlace {
+  int64_t top, left;
+  uint32_t gate;  // below which the patch keeps one channel
+  int64_t kept;   // channel
+};
+
 namespace {
 
-enum { PURPOSE_RANDOM = 64, PURPOSE_MULTIBLOCK, PURPOSE_BLOCKWISE, PURPOSE_TEXT };
+enum { PURPOSE_RANDOM = 64, PURPOSE_MULTIBLOCK, PURPOSE_BLOCKWISE, PURPOSE_TEXT, PURPOSE_PATCHES, PURPOSE_NOISE };
 enum { BLOCKWISE_ATTEMPTS = 256, BLOCKWISE_FAILURES = 10 };
 
 FASTSSL_HD Words words_of(const Draw& d, uint32_t purpose, uint32_t block) {
@@ -32,6 +46,24 @@ FASTSSL_HD int32_t clamp_of(double x, int32_t low, int32_t high) {
 // Uniform over the places of a part in a whole.
 FASTSSL_HD int32_t place_of(uint32_t word, int32_t whole, int32_t part) {
   return (int32_t)floor_of(exact_mul(uniform(word), (double)(whole - part + 1)));
+}
+
+// Uniform over `count` cases.
+FASTSSL_HD int64_t case_of(uint32_t word, int64_t count) { return (int64_t)(word * (uint64_t)count >> 32); }
+
+// Where the grid's origin moves a cell, and the patch in it.
+FASTSSL_HD int64_t corner_of(uint32_t origin, uint32_t move, int64_t cell, int64_t cells, int64_t side, int64_t whole,
+                             const PatchGrid& g) {
+  const int64_t slack = whole - cells * (side + g.gap) + g.gap - 2 * g.jitter;
+  return cell * (side + g.gap) + case_of(origin, slack + 1) + case_of(move, 2 * g.jitter + 1);
+}
+
+FASTSSL_HD PatchPlace patch_place(const Draw& d, const PatchGrid& g, uint32_t patch, int64_t channels) {
+  const Words origin = words_of(d, PURPOSE_PATCHES, 0), move = words_of(d, PURPOSE_PATCHES, patch + 1);
+  const int64_t row = patch / (uint32_t)g.columns, column = patch % (uint32_t)g.columns;
+  return {corner_of(origin.w[0], move.w[0], row, g.rows, g.height, g.image_height, g),
+          corner_of(origin.w[1], move.w[1], column, g.columns, g.width, g.image_width, g), move.w[2],
+          case_of(move.w[3], channels)};
 }
 
 // `table`: low and high of the scale, the aspect ratio and the temporal scale.

@@ -15,6 +15,7 @@ from ._seeds import check_view, sample_ids_on, seed_or_random
 
 _backend.register(
     "extract_patches",
+    cpp=_backend.Kernel(_backend.FLOATS),
     torch=_backend.Kernel((torch.float64, *_backend.FLOATS)),
 )
 _NOISE_BLOCKS = 2**24  # of four numbers, of a sample: what the counter of their words has room for
