@@ -66,7 +66,7 @@ def normals(words: list[Tensor]) -> list[Tensor]:
         t = (u.view(torch.int32) - (exponent << 23)).view(torch.float32) - 1
         square = t * t
         log = (t + (horner(LOG, t) * t * square - square * 0.5)) + exponent.float() * LN2
-        radius = (log * -2).sqrt()
+        radius = (log * -2).double().sqrt().float()  # that of float32 need not be the nearest on a CPU
         f = ((second >> 6) & 0xFFFFFF).float() * 2.0**-24 - 0.5  # of a quarter of the circle
         sin, cos, turns = f * horner(SIN, f * f), horner(COS, f * f), second >> 30
         x, y = torch.where(turns % 2 == 1, sin, cos), torch.where(turns % 2 == 1, cos, sin)
