@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 SOURCES := $(wildcard csrc/*/*) setup.py pyproject.toml
 
-.PHONY: help demo test quick lint format bench report gpu-check clean
+.PHONY: help demo test quick lint format bench compare report gpu-check clean
 help:
 	@echo "make demo       train SimCLR and MAE on real images with the fused kernels, evaluate, write runs/demo/report.md"
 	@echo "make test       linter, type checker and the whole test suite"
 	@echo "make quick      the fast inner loop, under 3 minutes"
 	@echo "make lint       ruff, mypy, clang-format"
 	@echo "make bench      measure against eager PyTorch, torch.compile and the peers; stores benchmarks/results/"
+	@echo "make compare    train every method small, judge them alike; the README's table and gallery"
 	@echo "make report     write the README's tables and the plots from the stored results"
 	@echo "make gpu-check  build, test and benchmark on a CUDA machine, in under 9 minutes"
 
@@ -51,6 +52,11 @@ format: $(VENV)/built
 
 bench: $(VENV)/built
 	$(PYTEST) benchmarks -q
+
+# Over half an hour on two cores; goes on where it was stopped.
+compare: $(VENV)/built
+	$(BIN)/python benchmarks/compare.py
+	$(BIN)/python benchmarks/report.py
 
 report: $(VENV)/built
 	$(BIN)/python benchmarks/report.py

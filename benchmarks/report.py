@@ -17,10 +17,10 @@ from typing import Any
 
 import report_augment
 import report_cached
+import report_compare
 import report_contrastive
 import report_distributed
 import report_masking
-import report_methods
 import report_ntxent
 import report_teachers
 
@@ -30,7 +30,7 @@ BEGIN, END = "<!-- bench:{op}:begin -->", "<!-- bench:{op}:end -->"
 SECTIONS = {
     "ntxent": report_ntxent, "contrastive": report_contrastive, "cached": report_cached, "augment": report_augment,
     "masking": report_masking, "teachers": report_teachers, "distributed": report_distributed,
-    "methods": report_methods,
+    "compare": report_compare,
 }  # fmt: skip
 Results = dict[str, dict[str, Any]]  # by machine
 

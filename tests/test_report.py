@@ -13,8 +13,8 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import report
 import report_augment
+import report_compare
 import report_masking
-import report_methods
 import report_ntxent
 import report_teachers
 import texts
@@ -207,13 +207,22 @@ def test_parts_of_teachers_and_students_make_a_section(taught):
     assert "Peaks beyond" not in text
 
 
-def test_methods_are_told_as_the_rows_say():
-    found = {"knn": (30.6, 17.6), "few": (18.84, 10.4), "all": (31.0, 13.4)}
-    code = {"commit": "0123456789abcdef", "dirty": False}
-    row = {"op": "methods", "method": "swav", "epochs": 20, "batch_size": 64, "minutes": 2.345, **found, **code}
-    text = report_methods.section(result([row], "methods"))
-    assert "| `swav` | 20 | 64 | 2.3 | 30.6 (17.6) | 18.8 (10.4) | 31.0 (13.4) | 0123456789 |" in text
-    assert "on Some CPU, 2 cores, AVX2: accuracy" in text
+def test_a_comparison_is_told_as_the_rows_say():
+    def judged(knn, rank):
+        return {"knn": {"scores": {"kNN": knn}}, "rankme": {"scores": {"RankMe": rank}}}
+
+    row = {
+        "op": "compare", "method": "swav", "epochs": 20, "batch_size": 64, "loss": [4.6, 3.21], "behind": None,
+        "seconds": {"judging before": 9.0, "training": 61.2, "judging": 8.0},
+        "before": judged(0.176, 31.0), "after": judged(0.306, 40.123),
+    }  # fmt: skip
+    told = result([row, {**row, "method": "moco", "behind": "why"}], "compare")
+    text = report_compare.section(told | {"seconds": 1800, "command": "fastssl compare"})
+    assert "| swav | 20 | 64 | 4.6 → 3.21 | 61 s | 8 s |" in text
+    assert "| swav | 30.6 (17.6) | 40.12 (31.00) |" in text
+    assert "`fastssl compare` on Some CPU, 2 cores, AVX2, 30 minutes in all" in text
+    assert "- moco: why." in text
+    assert "- swav" not in text
 
 
 def test_masked_training_is_told_as_the_rows_say(masked):
