@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import _backend, _checks
 from ._patches import PIXELS, PatchSize, as_video, patch_sides, scale_and_shift, tokens_of
 from ._registration import define
-from ._unit_gradient import times
+from ._unit_gradient import define_times, times
 
 LOSSES = ("mse", "l1", "smooth_l1")
 _backend.register(
@@ -169,7 +169,8 @@ def _differentiate(ctx: Any, grad: Tensor | None, *unused: Any) -> tuple[Tensor 
     if grad is None:
         return (None,) * 13
     (unit,) = ctx.saved_tensors
-    return times(unit, grad, ctx.dtype, ctx.backend, "masked_mse"), *(None,) * 12
+    found = times(unit, grad, ctx.dtype, ctx.backend, torch.ops.fastssl.masked_mse_backward)
+    return found, *(None,) * 12
 
 
 define(
@@ -178,3 +179,4 @@ define(
     " -> (Tensor loss, Tensor grad_pred)",
     _forward, _fake, _differentiate, _save,
 )  # fmt: skip
+define_times("masked_mse_backward", "masked_mse")

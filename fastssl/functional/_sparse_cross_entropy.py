@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import _backend, _checks
 from ._registration import define
-from ._unit_gradient import times
+from ._unit_gradient import define_times, times
 
 REDUCTIONS = ("mean", "sum", "none")
 _INDICES = (torch.int32, torch.int64)
@@ -183,7 +183,7 @@ def _differentiate(ctx: Any, grad: Tensor | None, *unused: Any) -> tuple[Tensor 
             grad, *others, ctx.reduction, of_logits and not ctx.early, of_weight, ctx.backend
         )
     if ctx.early:
-        grad_logits = times(unit, grad, ctx.dtype, ctx.backend, "sparse_cross_entropy")
+        grad_logits = times(unit, grad, ctx.dtype, ctx.backend, torch.ops.fastssl.sparse_cross_entropy_times)
     return grad_logits if of_logits else None, None, grad_weight if of_weight else None, None, None, None
 
 
@@ -201,3 +201,4 @@ define(
     " bool of_logits, bool of_weight, str backend) -> (Tensor grad_logits, Tensor grad_weight)",
     _backward, _backward_fake, _refuse, lambda ctx, inputs, output: None,
 )  # fmt: skip
+define_times("sparse_cross_entropy_times", "sparse_cross_entropy")

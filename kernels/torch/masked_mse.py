@@ -60,4 +60,5 @@ def _losses(d: Tensor, loss: int, beta: float) -> tuple[Tensor, Tensor]:
 
 def scale_(x: Tensor, factor: Tensor) -> None:
     """Multiply x in place by the 0-d factor."""
-    x.mul_(factor)
+    if factor.device.type != "cpu" or factor != 1:
+        x.mul_(factor)
