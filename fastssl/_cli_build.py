@@ -11,6 +11,7 @@ from ._cli_methods import METHODS, Method, Option, small_values
 ENCODERS = {
     "resnet": ("small-resnet", "resnet18"),
     "vit": ("small-vit", "vit_base_patch16_224"),
+    "mlp": ("mlp", "mlp"),
     "either": ("small-resnet", "vit_small_patch16_224"),
 }
 BATCH = 256
@@ -77,6 +78,8 @@ def _encoder(method: Method, name: str, channels: int, image_size: int) -> Any:
     more: dict[str, Any] = {"dynamic_img_size": True} if method.any_size else {}
     if name == "small-resnet":
         return methods.small_resnet(channels, image_size)
+    if name == "mlp":
+        return methods.mlp_encoder(channels, image_size)
     if name == "small-vit":
         return methods.small_vit(channels, image_size, **more)
     if method.vit_only or is_vit(name):

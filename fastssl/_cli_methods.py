@@ -127,6 +127,18 @@ _DINO = (
 )
 _DINOV2 = {"centering": "sinkhorn", "momentum": 0.992}  # where it differs
 
+_CODE = (
+    Option(
+        "code_dim",
+        "numbers in the code, made of the features by a linear layer",
+        None,
+        kind=int,
+        told="those of the features",
+    ),
+    Option("decoder_dim", "channels of the smallest map of a convolutional decoder", 128),
+    Option("allow_identity", "let the code be as wide as the image", False),
+)
+
 
 METHODS = {
     "simclr": Method(
@@ -305,6 +317,23 @@ METHODS = {
             Option("discriminator_dim", "channels of the adversary's first map", 64, small=16),
         ),
         small_fit={"lr": 2e-3, "batch_size": 64},
+    ),
+    "ae": Method(
+        "squeeze the image into a few numbers by linear layers, and reconstruct it from them",
+        _CODE,
+        encoder="mlp",
+    ),
+    "cae": Method(
+        "squeeze the image into a few numbers by convolutions, and reconstruct it from them",
+        (replace(_CODE[0], small=32), *_CODE[1:]),
+    ),
+    "vae": Method(
+        "as cae, with a code that is drawn from a normal distribution for each image, close to the standard one",
+        (
+            Option("latent_dim", "numbers in the code", 20),
+            Option("beta", "weight of the distance to the standard normal", 1.0),
+            *_CODE[1:],
+        ),
     ),
     "dae": Method(
         "reconstruct the clean image of a corrupted one, from the features alone",

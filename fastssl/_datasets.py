@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ._images import RaggedImages
-from ._normalization import normalize
+from ._normalization import normalize, statistics
 
 
 class DataSet(Dataset[tuple[Tensor, int]]):
@@ -21,6 +22,7 @@ class DataSet(Dataset[tuple[Tensor, int]]):
         labels: int64 ``[n]``, class index of each item, -1 where unlabelled.
         classes: class names, empty where unlabelled.
         in_memory: whether reading an item is a mere copy, so that worker processes gain nothing.
+        plain: what `to_plain` gives, in words.
         source: what `load` was called with, "" for data made otherwise.
     """
 
@@ -29,6 +31,7 @@ class DataSet(Dataset[tuple[Tensor, int]]):
     labels: Tensor
     classes: tuple[str, ...]
     in_memory: bool = True
+    plain: str = "values as they are"
 
     @property
     def labelled(self) -> bool:
@@ -62,6 +65,11 @@ class DataSet(Dataset[tuple[Tensor, int]]):
         return batch.flatten(1).float()
 
     @property
+    def input(self) -> str:
+        """What `to_input` does, in words."""
+        return "as it is"
+
+    @property
     def about(self) -> dict[str, Any]:
         """What a run or a result tells of the items, besides their number and classes."""
         raise NotImplementedError
@@ -70,6 +78,9 @@ class DataSet(Dataset[tuple[Tensor, int]]):
     def exported(self) -> dict[str, Any]:
         """What an exported encoder tells of its input: keyword arguments of `fastssl.methods.export_encoder`."""
         return self.about
+
+    def leave(self, out: Path) -> None:
+        """Write into the folder of a run what its encoder's input cannot be made without."""
 
     def _kinds(self) -> str:
         return f"{len(self.classes)} classes" if self.labelled else "no labels"
@@ -85,6 +96,7 @@ class Images(DataSet):
 
     channels: int
     image_size: int
+    plain = "pixels in [0, 1]"
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Images ``indices`` as uint8 ``[B, C, H, W]`` and their labels as int64 ``[B]``."""
@@ -105,6 +117,12 @@ class Images(DataSet):
     def to_plain(self, batch: Tensor) -> Tensor:
         """Return the pixels of images, in [0, 1]."""
         return batch.flatten(1).float() / 255
+
+    @property
+    def input(self) -> str:
+        """The formula of normalisation."""
+        mean, std = statistics(self.channels)
+        return f"(x / 255 - mean) / std, mean {mean}, std {std}"
 
     @property
     def about(self) -> dict[str, Any]:
@@ -164,16 +182,8 @@ class TensorImages(Images):
             raise ValueError(f"images: got shape {list(images.shape)}, want [n, C, H, H] with C 1 or 3")
         if len(images) == 0:
             raise ValueError("images: got 0 images, want at least 1")
-        if labels is None:
-            labels, classes = torch.full((len(images),), -1), ()
-        if labels.dtype != torch.int64 or labels.shape != (len(images),):
-            raise ValueError(f"labels: got {labels.dtype} {list(labels.shape)}, want int64 [{len(images)}]")
-        if classes is None:
-            classes = [str(i) for i in range(int(labels.max()) + 1)]
-        self.images = images
-        self.labels = labels
-        self.classes = tuple(classes)
-        self.name = name
+        self.images, self.name = images, name
+        self.labels, self.classes = labelled(labels, classes, len(images))
         self.channels = int(images.shape[1])
         self.image_size = int(images.shape[2])
 
@@ -223,3 +233,62 @@ class Clips(Images):
     def __repr__(self) -> str:
         frames = "x".join(map(str, self.clips.shape[2:]))
         return f"Clips({self.name!r}, {len(self)} clips of {self.clips.shape[1]} frames {frames})"
+
+
+class TensorSignals(DataSet):
+    """Signals held in memory, such as sound.
+
+    Args:
+        signals: float32 ``[n, C, T]``, C channels of T values each.
+        labels: int64 ``[n]``, or None where there are none.
+        classes: class names; by default ``"0"``, ``"1"`` ... up to the largest label.
+        name: what to call the data in reports.
+
+    Raises:
+        TypeError, ValueError: signals or labels of another type or shape.
+    """
+
+    def __init__(
+        self,
+        signals: Tensor,
+        labels: Tensor | None = None,
+        classes: Sequence[str] | None = None,
+        name: str = "signals",
+    ) -> None:
+        if not isinstance(signals, Tensor) or signals.dtype != torch.float32:
+            got = signals.dtype if isinstance(signals, Tensor) else type(signals).__name__
+            raise TypeError(f"signals: got {got}, want a float32 tensor [n, C, T]")
+        if signals.ndim != 3 or 0 in signals.shape:
+            raise ValueError(f"signals: got shape {list(signals.shape)}, want [n, C, T], none empty")
+        self.signals, self.name = signals, name
+        self.labels, self.classes = labelled(labels, classes, len(signals))
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.signals[index], int(self.labels[index])
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Signals ``indices`` as float32 ``[B, C, T]`` and their labels as int64 ``[B]``."""
+        at = torch.as_tensor(indices)
+        return self.signals[at], self.labels[at]
+
+    def take(self, indices: Sequence[int]) -> TensorSignals:
+        """The signals ``indices`` as a data set of its own."""
+        return TensorSignals(*self.batch(indices), self.classes, self.name)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Channels and length."""
+        return {"channels": self.signals.shape[1], "length": self.signals.shape[2]}
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.signals.shape[1:]))
+        return f"TensorSignals({self.name!r}, {len(self)} signals {size}, {self._kinds()})"
+
+
+def labelled(labels: Tensor | None, classes: Sequence[str] | None, n: int) -> tuple[Tensor, tuple[str, ...]]:
+    """Return the labels and classes of a data set, checked, and made up where there are none."""
+    if labels is None:
+        return torch.full((n,), -1), ()
+    if labels.dtype != torch.int64 or labels.shape != (n,):
+        raise ValueError(f"labels: got {labels.dtype} {list(labels.shape)}, want int64 [{n}]")
+    return labels, tuple([str(i) for i in range(int(labels.max()) + 1)] if classes is None else classes)

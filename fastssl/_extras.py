@@ -16,6 +16,8 @@ TRAIN_EXTRA = {
     "tensorboard": "tensorboard",
     "tqdm": "tqdm",
 }
+# Those of other extras, and which.
+OTHER_EXTRAS = {"tokenizers": "text"}
 
 
 class MissingExtraError(ImportError):
@@ -43,4 +45,5 @@ def require(module: str, needed_by: str) -> Any:
         if error.name is not None and error.name.partition(".")[0] != top:
             raise
         package = TRAIN_EXTRA.get(top, top)
-        raise MissingExtraError(f"{needed_by} needs {package}: pip install 'fastssl[train]'") from None
+        extra = OTHER_EXTRAS.get(top, "train")
+        raise MissingExtraError(f"{needed_by} needs {package}: pip install 'fastssl[{extra}]'") from None

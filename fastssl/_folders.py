@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,41 @@ from ._extras import require
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
-def scan(roots: Sequence[Path]) -> tuple[list[Path], Tensor, list[str]]:
-    """Return the image files under the roots in a fixed order, their labels, and the class names.
+def roots(root: Path, split: str) -> tuple[list[Path], bool]:
+    """Return the folders of a split, and whether the folder itself says so, by sub-folders train and test (or val)."""
+    parts = {"train": ("train",), "test": ("test", "val", "valid", "validation")}
+    found = {key: next((root / n for n in names if (root / n).is_dir()), None) for key, names in parts.items()}
+    given = found["train"] is not None and found["test"] is not None
+    return ([r for key, r in found.items() if r is not None and split in (key, "all")] if given else [root]), given
+
+
+def stratified(labels: Tensor, split: str, test_fraction: float = 0.2) -> Tensor:
+    """Indices of a fixed stratified split, in ascending order."""
+    if split == "all":
+        return torch.arange(len(labels))
+    generator = torch.Generator().manual_seed(0)
+    test = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique().tolist():
+        members = (labels == label).nonzero()[:, 0]
+        order = torch.randperm(len(members), generator=generator)
+        test[members[order[: int(len(members) * test_fraction)]]] = True
+    return (test if split == "test" else ~test).nonzero()[:, 0]
+
+
+def scan(roots: Sequence[Path], extensions: Set[str] = EXTENSIONS) -> tuple[list[Path], Tensor, list[str]]:
+    """Return the files of these kinds under the roots in a fixed order, their labels, and the class names.
 
     The sub-folders of the roots are the classes; roots without any are flat, and all their labels -1.
     """
-    classes = sorted({d.name for r in roots for d in r.iterdir() if d.is_dir() and any(images_under(d))})
+    folders = [d for r in roots for d in r.iterdir() if d.is_dir() and d.name[0] != "."]
+    classes = sorted({d.name for d in folders if files_under(d, extensions)})
     files: list[Path] = []
     labels: list[int] = []
     for root in roots:
         if not classes:
-            files += sorted(f for f in root.iterdir() if f.suffix.lower() in EXTENSIONS and f.is_file())
+            files += sorted(f for f in root.iterdir() if f.suffix.lower() in extensions and f.is_file())
         for label, name in enumerate(classes):
-            members = images_under(root / name) if (root / name).is_dir() else []
+            members = files_under(root / name, extensions) if (root / name).is_dir() else []
             files += members
             labels += [label] * len(members)
     return files, torch.tensor(labels if classes else [-1] * len(files), dtype=torch.int64), classes
@@ -36,8 +58,16 @@ def scan(roots: Sequence[Path]) -> tuple[list[Path], Tensor, list[str]]:
 
 def images_under(folder: Path) -> list[Path]:
     """Return the image files in a folder and below it, sorted."""
-    paths = (Path(at) / name for at, _, names in os.walk(folder, followlinks=True) for name in names)
-    return sorted(path for path in paths if path.suffix.lower() in EXTENSIONS)
+    return files_under(folder, EXTENSIONS)
+
+
+def files_under(folder: Path, extensions: Set[str]) -> list[Path]:
+    """Return the files of these kinds in a folder and below it, sorted, without those under a hidden name."""
+    found: list[Path] = []
+    for at, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if name[0] != "."]
+        found += [Path(at) / name for name in names if name[0] != "."]
+    return sorted(path for path in found if path.suffix.lower() in extensions)
 
 
 def _open(file: Path, decode_size: int | None) -> Any:

@@ -35,8 +35,8 @@ from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from ._cached import CachedStep
 from ._images import RaggedImages
 from ._settings import Settings
-from .data import Images, loader
-from .evaluate import features, knn, plots
+from .data import DataSet, Texts, loader
+from .evaluate import Features, features, knn, plots
 
 Row = dict[str, Any]
 Batch = tuple[Tensor | RaggedImages, Tensor]  # images and labels
@@ -49,10 +49,10 @@ class Run:
     """One run: what to train, on what, where to, and how often to look."""
 
     method: nn.Module
-    images: Images
+    images: DataSet
     settings: Settings
     out: Path
-    eval_data: tuple[Images, Images] | None
+    eval_data: tuple[DataSet, DataSet] | None
     knn_every: int
     checkpoint_seconds: float
     log_every: int
@@ -373,7 +373,7 @@ def write_csv(run: Run) -> None:
 
 
 def draw_pictures(run: Run) -> None:
-    """Write pictures.png of eight images, where the method has `pictures`."""
+    """Write pictures.png of eight images or texts, where the method has `pictures`."""
     pictures = getattr(run.method, "pictures", None)
     if pictures is None:
         return
@@ -381,11 +381,15 @@ def draw_pictures(run: Run) -> None:
     images, _ = shown.batch(range(min(8, len(shown))))
     device = next(run.method.parameters()).device
     title = f"{type(run.method).__name__} on {run.images.name}"
-    plots.pictures(pictures(images.to(device)), run.out / "pictures.png", title)
+    rows = pictures(images.to(device))
+    if isinstance(shown, Texts):
+        plots.texts({name: shown.words(tokens) for name, tokens in rows.items()}, run.out / "pictures.png", title)
+    else:
+        plots.pictures(rows, run.out / "pictures.png", title)
 
 
 def plot(run: Run) -> None:
-    """Write loss.png, embedding.png and, where they apply, knn.png and pictures.png."""
+    """Write loss.png, embedding.png and, where they apply, knn.png, pictures.png and latent.png."""
     title = f"{type(run.method).__name__} on {run.images.name}"
     draw_pictures(run)
     plots.loss_curve(run.history, run.out / "loss.png", title)
@@ -394,3 +398,12 @@ def plot(run: Run) -> None:
     shown = run.images if run.eval_data is None else run.eval_data[1]
     sample = shown.take(range(0, len(shown), max(1, -(-len(shown) // 2000))))
     plots.embedding(features(run.method.encoder, sample), run.out / "embedding.png", title)  # type: ignore[arg-type]
+    latents: Any = getattr(run.method, "latents", None)
+    if latents is not None:
+        device = next(run.method.parameters()).device
+        codes = [latents(batch.to(device)).cpu() for batch, _ in _in_order(sample)]
+        plots.latent_scatter(Features(torch.cat(codes), sample.labels, sample.classes), run.out / "latent.png", title)
+
+
+def _in_order(data: DataSet) -> DataLoader[Batch]:
+    return loader(data, [indices.tolist() for indices in torch.arange(len(data)).split(256)])

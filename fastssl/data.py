@@ -21,13 +21,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from . import _clips, _folders, _photos
-from ._datasets import Clips, Images, TensorImages
+from ._datasets import Clips, DataSet, Images, TensorImages, TensorSignals
 from ._extras import require
 from ._images import RaggedImages
 from ._shapes import SHAPE_NAMES, draw
+from ._texts import Texts, texts
 
 __all__ = [
-    "Clips", "FolderImages", "Images", "TensorImages", "clips", "digits", "load", "loader", "photos", "shapes",
+    "Clips", "DataSet", "FolderImages", "Images", "TensorImages", "TensorSignals", "Texts", "clips", "digits", "load",
+    "loader", "photos", "shapes", "texts",
 ]  # fmt: skip
 
 NAMES = ("digits", "shapes", "photos", "clips")  # which `load` knows
@@ -170,7 +172,7 @@ def _load(source: str | os.PathLike[str], split: str, image_size: int | None, de
 
 
 def loader(
-    data: Images,
+    data: DataSet,
     batch_sampler: Sampler[list[int]] | Sequence[list[int]],
     workers: int = 0,
     pin: bool = False,
@@ -203,21 +205,8 @@ def digits(split: str = "train") -> TensorImages:
     bunch = require("sklearn.datasets", "the data set 'digits'").load_digits()
     images = torch.from_numpy(np.round(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
     labels = torch.from_numpy(bunch.target.astype(np.int64))
-    keep = _split(labels, split)
+    keep = _folders.stratified(labels, split)
     return TensorImages(images[keep], labels[keep], [str(i) for i in range(10)], "digits")
-
-
-def _split(labels: Tensor, split: str, test_fraction: float = 0.2) -> Tensor:
-    """Indices of a fixed stratified split, in ascending order."""
-    if split == "all":
-        return torch.arange(len(labels))
-    generator = torch.Generator().manual_seed(0)
-    test = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique().tolist():
-        members = (labels == label).nonzero()[:, 0]
-        order = torch.randperm(len(members), generator=generator)
-        test[members[order[: int(len(members) * test_fraction)]]] = True
-    return (test if split == "test" else ~test).nonzero()[:, 0]
 
 
 def shapes(n: int = 5000, *, seed: int = 0, image_size: int = 32) -> TensorImages:
@@ -290,10 +279,7 @@ def _folder(root: Path, split: str, image_size: int, decode_size: int | None) ->
     if not root.is_dir():
         raise NotADirectoryError(f"data: got the file {str(root)!r}, want a folder of images")
     name = root.resolve().name
-    parts = {"train": ("train",), "test": ("test", "val", "valid", "validation")}
-    found = {key: next((root / n for n in names if (root / n).is_dir()), None) for key, names in parts.items()}
-    given = found["train"] is not None and found["test"] is not None
-    roots = [r for key, r in found.items() if r is not None and split in (key, "all")] if given else [root]
+    roots, given = _folders.roots(root, split)
     files, labels, classes = _folders.scan(roots)
     if not files:
         raise ValueError(
@@ -302,7 +288,7 @@ def _folder(root: Path, split: str, image_size: int, decode_size: int | None) ->
     if not classes and split == "test" and not given:
         raise ValueError(f"split: got 'test' for {str(root)!r}, a flat folder, whose images have no labels")
     if classes and not given:
-        keep = _split(labels, split)
+        keep = _folders.stratified(labels, split)
         if len(keep) == 0:
             raise ValueError(
                 f"split: got {split!r}, which is empty for {str(root)!r}: a class needs 5 images to be split"

@@ -12,7 +12,7 @@ from torch import nn
 from ._environment import arguments, environment, recorded, versions
 from ._extras import TRAIN_EXTRA, require
 from ._settings import check, make_settings
-from .data import Images, load
+from .data import DataSet, Images, load
 from .methods import export_encoder
 from .methods._encoder import fixed_size
 
@@ -23,6 +23,7 @@ WRITTEN = (
     "last.ckpt", "metrics.csv", "config.json", "encoder.safetensors", "encoder.json",
     "loss.png", "knn.png", "embedding.png", "pictures.png",
 )  # fmt: skip
+AT_TIMES = ("latent.png", "tokenizer.json")  # which some methods and data leave besides
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class FitResult:
 
 def fit(
     method: nn.Module,
-    data: Images | str | os.PathLike[str],
+    data: DataSet | str | os.PathLike[str],
     *,
     epochs: int = 100,
     batch_size: int = 256,
@@ -66,7 +67,7 @@ def fit(
     workers: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    eval_data: tuple[Images, Images] | None = None,
+    eval_data: tuple[DataSet, DataSet] | None = None,
     knn_every: int = 10,
     checkpoint_minutes: float = 10.0,
     log_every: int | None = None,
@@ -138,7 +139,7 @@ def fit(
     from . import _loop
 
     method_name = check_method(method)
-    images = load(data)
+    images = data if isinstance(data, DataSet) else load(data)
     settings = make_settings(
         epochs=epochs, batch_size=batch_size, lr=lr, optimizer=optimizer, weight_decay=weight_decay,
         warmup_epochs=warmup_epochs, seed=seed, precision=precision, images=len(images),
@@ -159,10 +160,11 @@ def fit(
             f"devices: got {devices}, want 1: fit trains in one process; for several, the losses take "
             "gather_distributed=True in a loop of your own"
         )
-    _check_size(method, images)
+    if isinstance(images, Images):
+        _check_size(method, images)
     if not knn_every:
         eval_data = None
-    elif eval_data is None and not isinstance(data, Images) and images.labelled:
+    elif eval_data is None and not isinstance(data, DataSet) and isinstance(images, Images) and images.labelled:
         eval_data = images, load(data, split="test", image_size=images.image_size)
 
     default_workers = 0 if images.in_memory else min(8, os.cpu_count() or 1)
@@ -179,7 +181,7 @@ def fit(
         workers=default_workers if workers is None else workers,
     )
     if run.checkpoint.exists() and overwrite:
-        for name in WRITTEN:
+        for name in (*WRITTEN, *AT_TIMES):
             (out / name).unlink(missing_ok=True)
     if run.checkpoint.exists() and not resume:
         raise FileExistsError(
@@ -192,15 +194,14 @@ def fit(
         "method": method_name,
         "data": images.source or images.name,
         "classes": list(images.classes),
-        "image_size": images.image_size,
-        "channels": images.channels,
+        **images.about,
         "settings": asdict(settings),
         "arguments": arguments(method),
         "environment": environment(accelerator),
         "versions": versions(tuple(TRAIN_EXTRA.values())),
     }
 
-    if getattr(method, "image_size", 0) is None:
+    if isinstance(images, Images) and getattr(method, "image_size", 0) is None:
         method.image_size = images.image_size  # type: ignore[assignment]
     if getattr(method, "steps_per_epoch", 0) is None:
         method.steps_per_epoch = settings.steps_per_epoch  # type: ignore[assignment]
@@ -209,7 +210,8 @@ def fit(
 
     _loop.plot(run)
     encoder: nn.Module = method.encoder  # type: ignore[assignment]
-    path = export_encoder(encoder, out, image_size=images.image_size, in_chans=images.channels)
+    path = export_encoder(encoder, out, **images.exported)
+    images.leave(out)
     losses = [row["loss"] for row in run.history if row["loss"] is not None]
     measured = [row["knn"] for row in run.history if row["knn"] is not None]
     return FitResult(method, out, path, run.history, losses[-1], measured[-1] if measured else None)

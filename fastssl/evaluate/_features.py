@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..data import Images, load, loader
+from ..data import DataSet, load, loader
 from ..methods import encode
 from ..methods._encoder import frozen
-from ..transforms import normalize
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,16 @@ class Features:
         x: float32 [n, f] on the CPU.
         labels: int64 [n], -1 where there is none.
         classes: class names, empty where unlabelled.
+        about: where they come from, for the protocol of a result.
     """
 
     x: Tensor
     labels: Tensor
     classes: tuple[str, ...]
+    about: dict[str, Any] = field(default_factory=dict)
 
 
-Data = Images | Features | str
+Data = DataSet | Features | str
 
 
 def features(
@@ -36,16 +38,17 @@ def features(
     *,
     batch_size: int = 256,
     workers: int = 0,
-    transform: Callable[[Tensor], Tensor] = normalize,
+    transform: Callable[[Tensor], Tensor] | None = None,
 ) -> Features:
     """Compute the features of every image, in the order of the data; the encoder is left exactly as it was.
 
     Args:
         encoder: module float32 [B, C, H, W] -> [B, f] or [B, f, h, w] (averaged); None stands for the pixels.
-        data: images, or the name or folder of their training split; features are returned as they are.
+        data: images, texts or signals, or the name or folder of a training split; features are returned as they are.
         batch_size: images a forward pass.
         workers: processes that read images; 0 reads them in this one.
-        transform: uint8 [B, C, H, W] -> the encoder's input; by default `fastssl.transforms.normalize`.
+        transform: a batch -> the encoder's input; by default as the data have it, `fastssl.transforms.normalize` of
+            uint8 images.
 
     Returns:
         The features, float32 on the CPU.
@@ -60,16 +63,38 @@ def features(
         raise TypeError(f"encoder: got {type(encoder).__name__}, want a torch.nn.Module, or None for the pixels")
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size!r}, want an int >= 1")
-    images = load(data)
+    images = data if isinstance(data, DataSet) else load(data)
     order = torch.arange(len(images)).split(batch_size)
     batches = loader(images, [indices.tolist() for indices in order], workers)
     if encoder is None:
-        rows = [batch.flatten(1).float() / 255 for batch, _ in batches]
+        rows = [images.to_plain(batch) for batch, _ in batches]
     else:
-        device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
+        device, to_input = device_of(encoder), transform or images.to_input
         with frozen(encoder):
-            rows = [encode(encoder, transform(batch.to(device))).float().cpu() for batch, _ in batches]
-    return Features(torch.cat(rows), images.labels, images.classes)
+            rows = [encode(encoder, to_input(batch.to(device))).float().cpu() for batch, _ in batches]
+    about = {
+        "data": images.name,
+        **images.about,
+        "encoder": images.plain if encoder is None else f"{type(encoder).__name__}, in eval mode",
+        **({} if encoder is None else {"input": repr(transform) if transform else images.input}),
+    }
+    return Features(torch.cat(rows), images.labels, images.classes, about)
+
+
+def device_of(encoder: nn.Module | None, device: torch.device | str | None = None) -> torch.device:
+    """Return the device that is asked for, or else the encoder's."""
+    if device is not None:
+        return torch.device(device)
+    parameters = () if encoder is None else encoder.parameters()
+    return next((p.device for p in parameters), torch.device("cpu"))
+
+
+def data_protocol(**parts: Features) -> dict[str, Any]:
+    """Return what a protocol tells of features, by their roles such as train and test."""
+    return {
+        name: {"images": len(part.x), "features": part.x.shape[1], "classes": len(part.classes), **part.about}
+        for name, part in parts.items()
+    }
 
 
 def labelled_pair(encoder: nn.Module | None, train: Data, test: Data, batch_size: int) -> tuple[Features, Features]:
@@ -81,7 +106,7 @@ def labelled_pair(encoder: nn.Module | None, train: Data, test: Data, batch_size
     return pair
 
 
-def check_classes(train: Images | Features, test: Images | Features) -> None:
+def check_classes(train: DataSet | Features, test: DataSet | Features) -> None:
     """Raise a ValueError unless both have labels, and the same classes."""
     for name, part in (("train", train), ("test", test)):
         if not part.classes:

@@ -10,29 +10,21 @@ from typing import Any
 
 import torch
 
-from .._extras import require
+from ._drawing import BLUE as _BLUE
+from ._drawing import GREY as _GREY
+from ._drawing import INK as _INK
+from ._drawing import SAND as _SAND
+from ._drawing import new_axes as _axes
+from ._drawing import save as _save
+from ._drawing import scatter
 from ._features import Features
+from ._judgement_plots import label_efficiency, retrieval, shortcut_audit
+from ._latent_plots import latent_scatter, latent_sweep, texts
 
-__all__ = ["accuracy_bars", "embedding", "knn_curve", "loss_curve", "pictures"]
-
-_INK, _BLUE, _GREY, _SAND = "#22303c", "#1f6feb", "#9aa7b4", "#d8b26e"
-
-
-def _axes(width: float = 6.4, height: float = 4.0) -> tuple[Any, Any]:
-    # The object interface, not pyplot: no window system, and no figure left open in somebody's session.
-    figure_module = require("matplotlib.figure", "fastssl.evaluate.plots")
-    figure = figure_module.Figure(figsize=(width, height), dpi=130, layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=_INK)
-    return figure, axes
-
-
-def _save(figure: Any, path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    return path
+__all__ = [
+    "accuracy_bars", "embedding", "knn_curve", "label_efficiency", "latent_scatter", "latent_sweep", "loss_curve",
+    "pictures", "retrieval", "shortcut_audit", "texts",
+]  # fmt: skip
 
 
 def loss_curve(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], title: str = "") -> Path:
@@ -50,14 +42,18 @@ def loss_curve(history: Sequence[Mapping[str, Any]], path: str | os.PathLike[str
     rows = [row for row in history if row.get("loss") is not None]
     figure, axes = _axes()
     epochs, losses = [r["epoch"] for r in rows], [r["loss"] for r in rows]
-    width = max(1, len(rows) // 50)  # the mean of a fiftieth of the curve, over the curve itself
-    smooth = [sum(losses[max(0, i + 1 - width) : i + 1]) / min(i + 1, width) for i in range(len(losses))]
     axes.plot(epochs, losses, color=_BLUE, linewidth=0.8, alpha=0.35)
-    axes.plot(epochs, smooth, color=_BLUE, linewidth=1.6)
+    axes.plot(epochs, smoothed(losses), color=_BLUE, linewidth=1.6)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="epoch", ylabel="training loss", title=title)
     axes.grid(axis="y", color="#e6eaee")
     return _save(figure, path)
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """Return the mean of each value and those before it, over a fiftieth of the curve."""
+    width = max(1, len(values) // 50)
+    return [sum(values[max(0, i + 1 - width) : i + 1]) / min(i + 1, width) for i in range(len(values))]
 
 
 def knn_curve(
@@ -112,25 +108,7 @@ def embedding(features: Features, path: str | os.PathLike[str], title: str = "",
     _, vectors = torch.linalg.eigh(x.T @ x)
     points = x @ vectors[:, -2:].flip(1)
     figure, axes = _axes(6.4, 4.8)
-    if not features.classes:
-        axes.scatter(points[:, 0], points[:, 1], s=8, color=_BLUE, alpha=0.6, linewidths=0)
-    else:
-        colours = require("matplotlib", "fastssl.evaluate.plots").colormaps[
-            "tab10" if len(features.classes) <= 10 else "tab20"
-        ]
-        for index, name in enumerate(features.classes):
-            of_class = points[labels == index]
-            axes.scatter(
-                of_class[:, 0],
-                of_class[:, 1],
-                s=10,
-                color=colours(index % colours.N),
-                alpha=0.75,
-                linewidths=0,
-                label=name,
-            )
-        if len(features.classes) <= 20:
-            axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2, fontsize=9)
+    scatter(axes, points, labels, features.classes)
     axes.set(xlabel="first principal component", ylabel="second principal component", title=title)
     axes.set(xticks=[], yticks=[])
     return _save(figure, path)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, ParamSpec
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from ._vit import init_vit
 
 _STEMS = ("timm", "no-pool", "small")
 _INITS = ("timm", "mae", "mocov3")
+_Arguments = ParamSpec("_Arguments")
 _RECIPE = "_fastssl_recipe"  # the attribute that remembers build_encoder's arguments
 
 
@@ -145,6 +148,8 @@ def is_vit(name: str) -> bool:
 
 def rebuild(recipe: dict[str, Any]) -> nn.Module:
     """Make a fresh encoder by the recipe of an encoder.json, with new random weights."""
+    if "maker" in recipe:
+        return MAKERS[recipe["maker"]](**recipe["kwargs"])
     if "wrapper" in recipe:
         return Wrapper.kinds[recipe["wrapper"]](*map(rebuild, recipe["encoders"]))
     init = recipe.get("init", "timm")  # which files of version 0.1 do not tell
@@ -169,9 +174,12 @@ def encoder_width(encoder: object, given: int | None = None) -> int:
 
 
 def fixed_size(encoder: nn.Module) -> tuple[int, int] | None:
-    """Return the only height and width of images that a vision transformer takes, or None for any other encoder."""
+    """Return the only height and width of images that an encoder takes, or None where it takes others, too."""
     if isinstance(encoder, Wrapper):
         return fixed_size(encoder.encoders[0])
+    only: Any = getattr(encoder, "only_size", None)
+    if only is not None:
+        return int(only[0]), int(only[1])
     embed: Any = getattr(encoder, "patch_embed", None)
     size = getattr(embed, "img_size", None) if getattr(embed, "strict_img_size", False) else None
     return None if size is None else (int(size[0]), int(size[1]))
@@ -233,6 +241,25 @@ class Wrapper(nn.Module):
         self.encoders = nn.ModuleList(encoders)
 
 
+# Functions that make encoders which timm does not, by which a recipe names them.
+MAKERS: dict[str, Callable[..., nn.Module]] = {}
+
+
+def remembered(make: Callable[_Arguments, nn.Module]) -> Callable[_Arguments, nn.Module]:
+    """Let an encoder remember the arguments of the function that made it, for `rebuild`, as a decorator."""
+
+    @functools.wraps(make)
+    def remember(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> nn.Module:
+        encoder = make(*args, **kwargs)
+        bound = inspect.signature(make).bind(*args, **kwargs)
+        bound.apply_defaults()
+        setattr(encoder, _RECIPE, {"maker": make.__name__, "kwargs": dict(bound.arguments)})
+        return encoder
+
+    MAKERS[make.__name__] = remember
+    return remember
+
+
 def recipe_of(encoder: nn.Module, in_chans: int | None = None) -> dict[str, Any] | None:
     """Return how to make an encoder again, or None where it is not known; see `rebuild`.
 
@@ -254,11 +281,19 @@ def recipe_of(encoder: nn.Module, in_chans: int | None = None) -> dict[str, Any]
 
 
 def input_channels(encoder: nn.Module) -> int:
-    """Return the channels that an encoder's first convolution takes, 3 where it has none."""
-    return next((m.in_channels for m in encoder.modules() if isinstance(m, nn.Conv2d)), 3)
+    """Return the channels that an encoder says it takes, else those of its first convolution, 3 where it has none."""
+    told = getattr(encoder, "in_chans", None)
+    return told or next((m.in_channels for m in encoder.modules() if isinstance(m, nn.Conv2d)), 3)
 
 
-def export_encoder(encoder: nn.Module, folder: str | os.PathLike[str], *, image_size: int, in_chans: int) -> Path:
+def export_encoder(
+    encoder: nn.Module,
+    folder: str | os.PathLike[str],
+    *,
+    image_size: int | None = None,
+    in_chans: int | None = None,
+    **more: Any,
+) -> Path:
     """Write ``encoder.safetensors`` (the weights) and ``encoder.json`` (how to rebuild it) into a folder.
 
     An encoder of `build_encoder` or of ``timm.create_model`` can be rebuilt by `load_encoder`; with the stem of
@@ -269,6 +304,7 @@ def export_encoder(encoder: nn.Module, folder: str | os.PathLike[str], *, image_
         folder: where to; made if absent.
         image_size: height and width of the images it was trained on, in pixels.
         in_chans: their channels.
+        **more: of an encoder of something else, what is to be told of its input.
 
     Returns:
         The path of ``encoder.safetensors``.
@@ -276,15 +312,11 @@ def export_encoder(encoder: nn.Module, folder: str | os.PathLike[str], *, image_
     safetensors = require("safetensors.torch", "export_encoder")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    mean, std = statistics(in_chans)
-    about = {
-        "timm": recipe_of(encoder, in_chans),
-        "feature_dim": getattr(encoder, "num_features", None),
-        "image_size": image_size,
-        "in_chans": in_chans,
-        "mean": list(mean),
-        "std": list(std),
-    }
+    about = {"timm": recipe_of(encoder, in_chans), "feature_dim": getattr(encoder, "num_features", None), **more}
+    if image_size is not None:
+        in_chans = input_channels(encoder) if in_chans is None else in_chans
+        mean, std = map(list, statistics(in_chans))
+        about.update(image_size=image_size, in_chans=in_chans, mean=mean, std=std)
     weights = {key: value.detach().cpu().contiguous() for key, value in encoder.state_dict().items()}
     path = folder / "encoder.safetensors"
     # Through a second name, so that a reader never meets half a file.
@@ -335,7 +367,8 @@ def read_about(path: Path) -> dict[str, Any]:
     beside = path.parent / "encoder.json"
     try:
         about = json.loads(beside.read_text())
-        return {key: about[key] for key in ("timm", "feature_dim", "image_size", "in_chans", "mean", "std")}
+        wanted = ("timm", "feature_dim", *(("in_chans", "mean", "std") if "image_size" in about else ()))
+        return {**about, **{key: about[key] for key in wanted}}
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(f"folder: {beside} is missing or damaged; export the encoder again") from None
 

@@ -1,55 +1,51 @@
-"""Denoising autoencoder: corrupt an image, and reconstruct the clean one from the encoder's features."""
+"""Denoising autoencoder: corrupt an image, and reconstruct the clean one from the code."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from .. import _checks, transforms
 from ..functional import random_masking
-from ._encoder import build_encoder, encode, encoder_width, fixed_size
-from ._one_view import OneView, Pictures, Size, Transform, only_view
+from ._one_view import Pictures, Size, Transform, only_view
+from .autoencoder import Autoencoder, denoising_loss
 
 # Corruption -> its strength where none is given.
 CORRUPTIONS = {"gaussian": 0.25, "dropout": 0.5, "mask": 0.5}
 
 
-def denoising_loss(reconstruction: Tensor, clean: Tensor) -> Tensor:
-    """Mean squared error to the clean input, in float32 or better; to the corrupted one, copying would be best."""
-    wide = torch.promote_types(torch.float32, torch.promote_types(reconstruction.dtype, clean.dtype))
-    return (reconstruction.to(wide) - clean).square().mean()
+class DenoisingAutoencoder(Autoencoder):
+    """Denoising autoencoder: an `Autoencoder` that sees a corrupted image, and has to make the clean one.
 
+        loss = mean over images, channels and pixels of (decoder(code(corrupted x)) - x)^2
 
-class DenoisingAutoencoder(OneView):
-    """Denoising autoencoder: any encoder, and a decoder that makes the clean image from its features alone.
-
-    The features [B, f] are the bottleneck; nothing else of the image reaches the decoder, a linear layer to a small map
-    and convolutions that double it up to the image. One step is ``loss = method(method.augment(images))``.
+    Copying what it sees would leave the corruption in, so the code may be as wide as the image; not so a connection
+    around the code, by which decoder and encoder could mend the image together with nothing learnt in between.
 
     Args:
-        encoder: a module [B, C, H, W] -> features [B, f] or [B, f, h, w] (averaged over h, w), or the name of a timm
-            model, for RGB images.
+        encoder: a module [B, C, H, W] -> features [B, f] or maps [B, f, h, w], or the name of a timm model, for RGB
+            images.
         corruption: "gaussian": noise on every value; "dropout": single pixels become grey, all channels together;
             "mask": squares of an eighth of the image do.
         strength: "gaussian": standard deviation, >= 0, where black is 0 and white 1, by default 0.25; "dropout": the
             probability, "mask": the part of the squares, in [0, 1), by default 0.5.
-        decoder_dim: channels of the small map, halved with each doubling down to 16.
-        transform: a batch of uint8 images -> list of one float view; by default as for `MAE`.
-        image_size: height and width of the images; by default those that the encoder takes, if it takes no others.
-        feature_dim: f, where the encoder has no attribute `num_features` to tell.
+        decoder_dim, transform, image_size, feature_dim, code_dim, decoder, allow_identity: as for `Autoencoder`.
 
     Raises:
-        TypeError, ValueError: an argument is of another type or out of range.
+        TypeError, ValueError: an argument is of another type or out of range, or allows for the identity.
         MissingExtraError: `encoder` is a name and timm is not installed.
 
-    Source: Vincent et al. 2008, "Extracting and Composing Robust Features with Denoising Autoencoders".
+    Source: Vincent et al. 2008, "Extracting and Composing Robust Features with Denoising Autoencoders"; on wide codes
+    Vincent et al. 2010, "Stacked Denoising Autoencoders", section 3.
 
     >>> method = fastssl.methods.DenoisingAutoencoder("resnet18", "gaussian", image_size=64)
-    >>> original, corrupted, reconstruction = method.pictures(images[:8]).values()
+    >>> original, corrupted, reconstruction, *sweep = method.pictures(images[:8]).values()
     """
+
+    copying_is_best: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -60,9 +56,10 @@ class DenoisingAutoencoder(OneView):
         transform: Transform | None = None,
         image_size: Size | None = None,
         feature_dim: int | None = None,
+        code_dim: int | None = None,
+        decoder: nn.Module | None = None,
+        allow_identity: bool = False,
     ) -> None:
-        encoder = build_encoder(encoder) if isinstance(encoder, str) else encoder
-        width = encoder_width(encoder, feature_dim)
         if corruption not in CORRUPTIONS:
             raise ValueError(f"corruption: got {corruption!r}, want {', '.join(map(repr, CORRUPTIONS))}")
         strength = CORRUPTIONS[corruption] if strength is None else strength
@@ -70,14 +67,10 @@ class DenoisingAutoencoder(OneView):
             _checks.fraction("strength", strength, below_one=True)
         elif isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 <= strength < float("inf"):
             raise ValueError(f"strength: got {strength!r}, want a number >= 0")
-        _checks.positive_int("decoder_dim", decoder_dim)
-        size = image_size or fixed_size(encoder)
-        if size is None:
-            raise ValueError("image_size: got None, want that of the images, which the decoder has to make")
-        super().__init__(transform, size)
-        self.encoder, self.corruption, self.strength = encoder, corruption, float(strength)
-        channels = next((m.in_channels for m in encoder.modules() if isinstance(m, nn.Conv2d)), 3)
-        self.decoder = _Decoder(width, decoder_dim, channels, (size, size) if isinstance(size, int) else size)
+        super().__init__(encoder, code_dim, decoder, decoder_dim, allow_identity, transform, image_size, feature_dim)
+        self.corruption, self.strength = corruption, float(strength)
+        if self.strength == 0:
+            self._check_width()
 
     def corrupt(self, view: Tensor, *, seed: int | None = None) -> Tensor:
         """Return a corrupted copy of a view [N, C, H, W]; grey is 0, the mean of the images' statistics."""
@@ -103,46 +96,11 @@ class DenoisingAutoencoder(OneView):
             ValueError: there is not one view, or it is of another size.
         """
         clean = only_view(views)
-        return denoising_loss(self._restore(self.corrupt(clean, seed=seed)), clean)
-
-    def _restore(self, view: Tensor) -> Tensor:
-        wanted = (self.decoder.channels, *self.decoder.sizes[-1])
-        if view.shape[1:] != wanted:
-            raise ValueError(f"views: got images {tuple(view.shape[1:])}, want {wanted}")
-        made: Tensor = self.decoder(encode(self.encoder, view))
-        return made
+        return denoising_loss(self.reconstruct(self.corrupt(clean, seed=seed)), clean)
 
     def _pictures(self, view: Tensor, seed: int) -> Pictures:
         corrupted = self.corrupt(view, seed=seed)
-        return {"original": view, "seen": corrupted, "reconstruction": self._restore(corrupted)}
-
-
-class _Decoder(nn.Module):
-    """Features [N, f] -> images [N, C, H, W]: a map of 4 to 7 pixels a side, doubled up to the image."""
-
-    def __init__(self, width: int, dim: int, channels: int, size: tuple[int, int]) -> None:
-        super().__init__()
-        doublings = 0
-        while min(size) >> (doublings + 1) >= 4:
-            doublings += 1
-        # Sides that are no power of two times a small one grow by a little less than two somewhere.
-        self.sizes = [tuple(-(-side // 2**k) for side in size) for k in range(doublings, -1, -1)]
-        self.channels = channels
-        dims = [max(16, dim >> k) for k in range(doublings + 1)]
-        self.dims = dims
-        self.embed = nn.Linear(width, dims[0] * self.sizes[0][0] * self.sizes[0][1])
-        self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU(inplace=True))
-            for a, b in itertools.pairwise(dims)
-        )
-        self.last = nn.Conv2d(dims[-1], channels, 3, padding=1)
-
-    def forward(self, features: Tensor) -> Tensor:
-        x = self.embed(features).relu().view(len(features), self.dims[0], *self.sizes[0])
-        for size, stage in zip(self.sizes[1:], self.stages, strict=True):
-            x = stage(nn.functional.interpolate(x, size=size))
-        made: Tensor = self.last(x)
-        return made
+        return {"original": view, "seen": corrupted, "reconstruction": self.reconstruct(corrupted)}
 
 
 def _squares(n: int, height: int, width: int, ratio: float, seed: int | None, device: torch.device) -> Tensor:
