@@ -17,19 +17,20 @@ if TYPE_CHECKING:
     from ._cached import cached_step
     from ._images import RaggedImages
     from ._queue import Queue
+    from ._report import report
     from .losses import MaskedMSELoss, NTXentLoss
     from .train import fit
 
 # public name -> the module that defines it
 _NAMES = {
     "MaskedMSELoss": "losses", "NTXentLoss": "losses", "Queue": "_queue", "RaggedImages": "_images",
-    "cached_step": "_cached", "fit": "train", "use_backend": "_backend",
+    "cached_step": "_cached", "fit": "train", "report": "_report", "use_backend": "_backend",
 }  # fmt: skip
 _MODULES = ("data", "evaluate", "functional", "losses", "masking", "methods", "transforms")
 
 __all__ = [
     "MaskedMSELoss", "NTXentLoss", "Queue", "RaggedImages", "__version__", "cached_step", "data", "evaluate", "fit",
-    "functional", "losses", "masking", "methods", "transforms", "use_backend",
+    "functional", "losses", "masking", "methods", "report", "transforms", "use_backend",
 ]  # fmt: skip
 
 
