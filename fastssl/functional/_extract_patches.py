@@ -15,6 +15,7 @@ from ._seeds import check_view, sample_ids_on, seed_or_random
 
 _backend.register(
     "extract_patches",
+    triton=_backend.Kernel(_backend.FLOATS),
     cpp=_backend.Kernel(_backend.FLOATS),
     torch=_backend.Kernel((torch.float64, *_backend.FLOATS)),
 )
@@ -47,7 +48,8 @@ def extract_patches(
         images: uint8 or float [N, C, H, W]; any C and strides. They are data: the op has no derivative by them.
         patch_size: p or (h, w) in pixels.
         grid: rows and columns of cells; patches are numbered row by row.
-        gap: pixels between neighbouring cells. Patches overlap where it is under 2 `jitter`.
+        gap: pixels between neighbouring cells, or less than none where they overlap, by less than a patch. Patches
+            overlap where it is under 2 `jitter`.
         jitter: the farthest that a patch is moved along each axis, in pixels.
         standardize: shift and scale each channel of each patch to mean 0 and variance v / (v + 1e-6), where v is that
             of its normalised pixels; a constant channel becomes 0.
@@ -88,7 +90,7 @@ def extract_patches(
     pixels = as_images(images)
     patch = _pair("patch_size", [patch_size, patch_size] if isinstance(patch_size, int) else patch_size, "an int or ")
     cells = _pair("grid", grid)
-    _checks.int_in("gap", gap, 0, 2**31 - 1)
+    _checks.int_in("gap", gap, 1 - min(patch), 2**31 - 1)
     _checks.int_in("jitter", jitter, 0, 2**30 - 1)
     needed = [c * (p + gap) - gap + 2 * jitter for c, p in zip(cells, patch, strict=True)]
     if needed[0] > pixels.shape[2] or needed[1] > pixels.shape[3]:

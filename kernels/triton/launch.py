@@ -160,6 +160,14 @@ def patch_tiles(samples: int, count: int, elements: int, width: int, block: dict
     return samples * -(-count // block["BLOCK_ROWS"]) * chunks
 
 
+def plane_tile(pixels: int) -> dict[str, int]:
+    """Whole channels of patches of up to 16384 pixels, 32 a thread; in pieces of 2048 beyond, 8 a thread."""
+    if pixels > 16384:
+        return {"BLOCK": 2048, "num_warps": 8}
+    block = max(128, 1 << (pixels - 1).bit_length())
+    return {"BLOCK": block, "num_warps": max(1, block // 1024)}
+
+
 def loss_tile(elements: int) -> dict[str, int]:
     """Whole patches of up to 4096 elements, 16 a thread; in pieces of 2048 beyond, 8 a thread."""
     block = 1 << (elements - 1).bit_length() if elements <= 4096 else 2048
