@@ -26,7 +26,12 @@ _CAPTIONS = {
     "pictures.png": "What {method} does with eight images",
     "embedding.png": "Features of the images over their first two principal components",
     "evaluation.png": "Accuracy of the encoder, of the same one untrained, and of the pixels",
+    "latent.png": "The codes of the images, over two of their numbers or their principal components",
+    "label_efficiency.png": "Accuracy by the number of labels a class",
+    "retrieval.png": "Test images and their nearest training images in the features",
+    "shortcut_audit.png": "Accuracy with, without and against a cue that tells the class in training alone",
 }
+_GROUPS = ("settings", "arguments", "environment", "versions", "sessions")  # of config.json
 _REDRAWN = ("loss.png", "knn.png")
 _TRAINED, _UNTRAINED = "trained encoder", "untrained encoder"
 _COLUMNS = 6  # of a table that is read on paper, too
@@ -134,7 +139,7 @@ def _folders(folder: Path) -> list[Path]:
 def _read(number: int, folder: Path, name: str) -> _Run:
     """Read what the folder of a run holds."""
     try:
-        config = _json(folder / "config.json")
+        config = _config(folder / "config.json")
     except ValueError as error:
         raise ValueError(f"runs: {error}") from None
     run = _Run(number, folder, name, config)
@@ -188,14 +193,23 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
+def _config(path: Path) -> dict[str, Any]:
+    config = _json(path)
+    for name in _GROUPS:
+        kind = list if name == "sessions" else dict
+        if not isinstance(config.setdefault(name, kind()), kind):
+            raise ValueError(f"{str(path)!r} is damaged ({name} is a {type(config[name]).__name__})")
+    return config
+
+
 def _history(path: Path) -> list[_Row]:
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = [
                 {name: float(value) if value else None for name, value in row.items()} for row in csv.DictReader(file)
             ]
-        if not all(row["epoch"] is not None for row in rows):
-            raise ValueError("a row without its epoch")
+        if not rows or None in [row["epoch"] for row in rows]:
+            raise ValueError("a row without its epoch" if rows else "no rows")
     except (ValueError, TypeError, KeyError) as error:
         reason = f"no column {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{str(path)!r} is damaged ({reason})") from None
@@ -267,7 +281,7 @@ def _data_name(config: dict[str, Any]) -> str:
 
 def _seconds(run: _Run) -> float | None:
     """Return how long the run took, over all of its sessions; None where one was killed and told nothing."""
-    lengths = [session.get("seconds") for session in run.config.get("sessions", ())]
+    lengths = [session.get("seconds") for session in run.config["sessions"]]
     return sum(lengths) if lengths and None not in lengths else None
 
 
@@ -305,22 +319,20 @@ def _groups(run: _Run) -> list[dict[str, Any]]:
     """Return everything that was set, by groups of (name, value)."""
     config = run.config
     classes = config.get("classes", ())
-    about: dict[str, Any] = {
-        name: config[name] for name in ("method", "data", "image_size", "channels") if name in config
-    }
+    about = {name: value for name, value in config.items() if name not in _GROUPS}
     if classes:
         about["classes"] = f"{len(classes)}: {_plain(classes)}"
-    environment = dict(config.get("environment", {}))
-    sessions = config.get("sessions", ())
+    environment = dict(config["environment"])
+    sessions = config["sessions"]
     if sessions:
         environment["started"] = [_time(str(session.get("started"))) for session in sessions]
         seconds = _seconds(run)
         environment["seconds"] = "a session was killed" if seconds is None else round(seconds, 1)
     groups = {
-        "Settings": config.get("settings", {}),
-        "Method and data": {**about, **config.get("arguments", {})},
+        "Settings": config["settings"],
+        "Method and data": {**about, **config["arguments"]},
         "Encoder": _flat(run.encoder),
-        "Environment": {**environment, **config.get("versions", {})},
+        "Environment": {**environment, **config["versions"]},
     }
     return [{"title": title, "rows": _rows(rows)} for title, rows in groups.items() if rows]
 
@@ -328,13 +340,13 @@ def _groups(run: _Run) -> list[dict[str, Any]]:
 def _told(run: _Run) -> dict[str, Any]:
     """Return what the template says of a run."""
     config, loss, knn = run.config, run.points("loss"), run.points("knn")
-    epochs, reached = config.get("settings", {}).get("epochs"), run.points("epoch")
+    epochs, reached = config["settings"].get("epochs"), run.points("epoch")
     done = reached[-1][1] if reached else 0.0
     if epochs is not None and reached and done < epochs:
         run.lack(f"Stopped at epoch {done:.3g} of {epochs}: the same call of fastssl.fit with resume=True goes on")
     if run.history and not knn:
         run.lack("No kNN accuracy: fastssl.fit measures it of labelled data where knn_every is not 0")
-    if "environment" not in config:
+    if not config["environment"]:
         run.lack("No environment and time: the run is of a version of fastssl that did not store them")
     seconds = _seconds(run)
     return {
@@ -475,8 +487,8 @@ def _rows(settings: dict[str, Any]) -> list[tuple[str, str]]:
 def _differing(runs: Sequence[_Run]) -> dict[str, Any]:
     """Return the settings that are not the same for all runs."""
     flat = [
-        {"method": run.config.get("method"), "data": run.config.get("data"), **run.config.get("settings", {}),
-         **run.config.get("arguments", {})}
+        {"method": run.config.get("method"), "data": run.config.get("data"), **run.config["settings"],
+         **run.config["arguments"]}
         for run in runs
     ]  # fmt: skip
     names = [
@@ -501,13 +513,14 @@ def _listed(words: Iterable[str]) -> str:
 
 def _summary(runs: Sequence[_Run]) -> str:
     config, several = runs[0].config, len(runs) > 1
-    settings, size, classes = config.get("settings", {}), config.get("image_size"), config.get("classes")
+    settings, size, classes = config["settings"], config.get("image_size"), config.get("classes")
     told = [f"{len(runs)} runs"] if several else []
     if len({_plain(run.config.get("data")) for run in runs}) == 1 and "images" in settings:
         of_classes = f", {len(classes)} classes" if classes else ""
-        told.append(f"{settings['images']} images of {size} × {size}{of_classes}")
+        samples = f"images of {size} × {size}" if size is not None else "samples"
+        told.append(f"{settings['images']} {samples}{of_classes}")
     if not several and "epochs" in settings:
         told.append(f"{settings['epochs']} epochs in batches of {settings.get('batch_size')}")
-    machines = list(dict.fromkeys(run.config.get("environment", {}).get("machine", "") for run in runs))
+    machines = list(dict.fromkeys(run.config["environment"].get("machine", "") for run in runs))
     told += [machine for machine in machines if machine]
     return " · ".join(told)

@@ -23,7 +23,11 @@ WRITTEN = (
     "last.ckpt", "metrics.csv", "config.json", "encoder.safetensors", "encoder.json",
     "loss.png", "knn.png", "embedding.png", "pictures.png",
 )  # fmt: skip
-AT_TIMES = ("latent.png", "tokenizer.json")  # which some methods and data leave besides
+# Which some methods and data leave besides, and what `fastssl evaluate` says of the encoder.
+AT_TIMES = (
+    "latent.png", "tokenizer.json", "evaluation.json", "evaluation.png", "label_efficiency.png", "retrieval.png",
+    "shortcut_audit.png",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,8 @@ def fit(
             "gather_distributed=True in a loop of your own"
         )
     if isinstance(images, Images):
-        _check_size(method, images)
+        _check_channels(method, images)
+    _check_size(method, images)
     if not knn_every:
         eval_data = None
     elif eval_data is None and not isinstance(data, DataSet) and isinstance(images, Images) and images.labelled:
@@ -215,6 +220,13 @@ def fit(
     losses = [row["loss"] for row in run.history if row["loss"] is not None]
     measured = [row["knn"] for row in run.history if row["knn"] is not None]
     return FitResult(method, out, path, run.history, losses[-1], measured[-1] if measured else None)
+
+
+def _check_channels(method: nn.Module, images: Any) -> None:
+    """Check that the images have what the method learns from."""
+    wanted = getattr(method, "channels", None)
+    if wanted is not None and getattr(images, "channels", wanted) != wanted:
+        raise ValueError(f"data: got grey images, want images in colour, from which {type(method).__name__} learns")
 
 
 def _check_size(method: nn.Module, images: Images) -> None:
