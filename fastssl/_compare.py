@@ -9,18 +9,16 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from . import __version__
 from ._cli_build import prepare
 from ._cli_methods import METHODS
 from ._compare_table import line, markdown, reason
-from .data import load
-from .evaluate import judge
+from .data import Texts, load
+from .evaluate import Result, judge, masked_tokens
 from .train import fit
 
 Row = dict[str, Any]
@@ -112,7 +110,7 @@ def _row(name: str, data: str, epochs: int | None, seed: int, folder: Path, prog
         source = TEXT if known.reads == "text" else data
         train, test = load(source), load(source, split="test")
         prepared = prepare(name, train, {"seed": seed})
-        method, encoder = prepared.method, prepared.method.encoder
+        method = prepared.method
         row["batch_size"] = prepared.settings["batch_size"]
         start = time.perf_counter()
         row["before"] = _untrained(method, train, test, seed, folder)
@@ -126,7 +124,7 @@ def _row(name: str, data: str, epochs: int | None, seed: int, folder: Path, prog
         losses = [each["loss"] for each in result.history if each["loss"] is not None]
         row["loss"] = [losses[0], losses[-1]]
         start = time.perf_counter()
-        row["after"] = _judged(encoder, train, test, seed)
+        row["after"] = _judged(method, train, test, seed)
         row["seconds"]["judging"] = time.perf_counter() - start
         row["behind"] = reason(row)
     except Exception as error:  # of whatever kind: the other methods go on, and the row tells
@@ -136,20 +134,25 @@ def _row(name: str, data: str, epochs: int | None, seed: int, folder: Path, prog
     return row
 
 
-def _judged(encoder: nn.Module, train: Any, test: Any, seed: int) -> dict[str, Any]:
-    found = judge(encoder, train, test, which=WAYS, seed=seed, finetuning=FINETUNING)
+def _judged(method: Any, train: Any, test: Any, seed: int) -> dict[str, Any]:
+    if isinstance(train, Texts):
+        found: Mapping[str, Result] = {"masked_tokens": masked_tokens(method, train, test, seed=seed)}
+    else:
+        found = judge(method.encoder, train, test, which=WAYS, seed=seed, finetuning=FINETUNING)
     return {name: {"scores": result.scores, **result.to_dict()} for name, result in found.items()}
 
 
 def _untrained(method: Any, train: Any, test: Any, seed: int, folder: Path) -> dict[str, Any]:
     """What the encoder is worth before it is trained; methods that begin with the same weights share the answer."""
     digest = hashlib.sha256()
-    for key, value in method.encoder.state_dict().items():
+    # Of texts the head is judged as well.
+    judged = method if isinstance(train, Texts) else method.encoder
+    for key, value in judged.state_dict().items():
         digest.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     path = folder / "untrained" / f"{digest.hexdigest()[:16]}.json"
     known = _stored(path)
     if known is None:
-        known = _judged(method.encoder, train, test, seed)
+        known = _judged(method, train, test, seed)
         _write(path, known)
     return known
 

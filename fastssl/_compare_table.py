@@ -8,7 +8,7 @@ from typing import Any
 Row = dict[str, Any]
 
 # Scores that are no shares, which the tables give in %.
-NUMBERS = ("RankMe", "alignment", "uniformity", "perplexity")
+NUMBERS = ("RankMe", "alignment", "uniformity", "perplexity", "perplexity by frequency")
 _WIDTH = 6  # columns of a table, for pages of usual width
 
 
@@ -39,8 +39,9 @@ def reason(row: Row) -> str | None:
     """
     before, after = scores(row["before"]), scores(row["after"])
     name = next(iter(after))
-    images = next(iter(row["after"].values()))["protocol"]["test"]["images"]
-    error = (after[name] * (1 - after[name]) / images + before[name] * (1 - before[name]) / images) ** 0.5
+    judged = next(iter(row["after"].values()))
+    n = judged["tokens"] if "tokens" in judged else judged["protocol"]["test"]["images"]
+    error = ((after[name] * (1 - after[name]) + before[name] * (1 - before[name])) / n) ** 0.5
     if after[name] > before[name] + 2 * error:
         return None
     told = f"{name} {number(name, after[name])} against {number(name, before[name])}"
