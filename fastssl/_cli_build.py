@@ -12,6 +12,7 @@ ENCODERS = {
     "resnet": ("small-resnet", "resnet18"),
     "vit": ("small-vit", "vit_base_patch16_224"),
     "mlp": ("mlp", "mlp"),
+    "text": ("bert-tiny", "bert-base"),
     "either": ("small-resnet", "vit_small_patch16_224"),
 }
 BATCH = 256
@@ -39,32 +40,40 @@ def prepare(kind: str, images: Any, given: dict[str, Any]) -> Prepared:
 
     Args:
         kind: a name of `METHODS`.
-        images: the data; up to 64 pixels they get the defaults for small images.
+        images: the data, or texts; up to 64 pixels they get the defaults for small images.
         given: options of the method, of its views and of `fastssl.fit`, ``encoder``, and ``seed`` of the weights.
     """
     import torch
 
     from . import methods
+    from .data import Texts
 
     known = METHODS[kind]
+    if isinstance(images, Texts) != (known.reads == "text"):
+        got = "text" if isinstance(images, Texts) else "images"
+        raise ValueError(f"data: got {got}, want {known.reads}, which {kind} reads")
     torch.manual_seed(given.get("seed", 0))
-    is_small = images.image_size <= 64
+    is_small = known.reads == "text" or images.image_size <= 64
     small, large = ENCODERS[known.encoder]
     name = given.get("encoder") or (small if is_small else large)
     name = small if name == "small" else name
-    encoder = _encoder(known, name, images.channels, images.image_size)
+    if known.reads == "text":
+        encoder, of_data = methods.text_encoder(images.vocab_size, images.length, name), {}
+    else:
+        encoder = _encoder(known, name, images.channels, images.image_size)
+        of_data = {"image_size": images.image_size}
     options = {option.name: option.default for option in known.options if option.default is not None}
     options.update(small_values(known.options) if is_small else {})
     if "queue_size" in options:
         options["queue_size"] = min(options["queue_size"], len(images))
     options.update(_given(known.options, given))
-    changes = small_values(known.views) if is_small and images.channels == 3 else {}
+    changes = small_values(known.views) if known.views and is_small and images.channels == 3 else {}
     changes.update(_given(known.views, given))
     settings = {"batch_size": BATCH, **(known.small_fit if is_small else {})}
     if "optimizer" in given:  # the others' rates are not for it
         settings = {"batch_size": settings["batch_size"]}
     settings.update((key, given[key]) for key in SETTINGS if key in given)
-    method = methods.METHODS[kind](encoder, image_size=images.image_size, **options)
+    method = methods.METHODS[kind](encoder, **of_data, **options)
     if changes:
         _change_views(method, images.channels, images.image_size, **changes)
     return Prepared(method, name, settings)
@@ -73,18 +82,24 @@ def prepare(kind: str, images: Any, given: dict[str, Any]) -> Prepared:
 def _encoder(method: Method, name: str, channels: int, image_size: int) -> Any:
     """Make the encoder of a run: small-resnet, small-vit, or what timm calls `name`."""
     from . import methods
+    from .methods._color import dense_encoder
     from .methods._encoder import is_vit
 
+    channels = method.channels or channels
     more: dict[str, Any] = {"dynamic_img_size": True} if method.any_size else {}
+    norm: dict[str, Any] = {} if method.batch_norm else {"norm_layer": "layernorm2d"}
+    fine: dict[str, Any] = {"output_stride": 8} if method.dense else {}
     if name == "small-resnet":
-        return methods.small_resnet(channels, image_size)
+        return methods.small_resnet(channels, image_size, **norm, **fine)
     if name == "mlp":
         return methods.mlp_encoder(channels, image_size)
     if name == "small-vit":
         return methods.small_vit(channels, image_size, **more)
     if method.vit_only or is_vit(name):
         return methods.build_encoder(name, in_chans=channels, img_size=image_size, init=method.init, **more)
-    return methods.build_encoder(name, in_chans=channels)
+    if method.dense:
+        return dense_encoder(name, channels)
+    return methods.build_encoder(name, in_chans=channels, **norm)
 
 
 def _given(options: tuple[Option, ...], given: dict[str, Any]) -> dict[str, Any]:

@@ -60,13 +60,17 @@ class Method:
     help: str
     options: tuple[Option, ...] = ()
     views: tuple[Option, ...] = ()  # which change the views of the default recipe
-    encoder: str = "resnet"  # the kind of the default encoder: "resnet", "vit", or "either", a ViT for large images
+    # The kind of the default encoder: "resnet", "vit", "mlp", "text", or "either", a ViT for large images.
+    encoder: str = "resnet"
     vit_only: bool = False  # whether no other encoder will do
+    dense: bool = False  # whether places of the image are told, for which a ResNet keeps a finer map
+    channels: int | None = None  # of what the encoder sees, where it is not the image
     init: str = "timm"  # initial weights of a vision transformer
     any_size: bool = False  # whether a vision transformer meets images of several sizes
     optimizer: str = "adamw"  # the default in words
     small_fit: dict[str, Any] = field(default_factory=dict)  # arguments of fit for images up to 64 pixels
     reads: str = "images"  # or "text"
+    batch_norm: bool = True  # whether an encoder may have it
     chunks: bool = False  # whether fit takes a chunk_size
     epochs: int = 12  # of `fastssl compare`: about a minute of `shapes` on two cores
 
@@ -138,6 +142,10 @@ _CODE = (
     Option("decoder_dim", "channels of the smallest map of a convolutional decoder", 128),
     Option("allow_identity", "let the code be as wide as the image", False),
 )
+
+
+_STRIDE = Option("stride", "pixels from one place that is told to the next", 4)
+_DECODER = Option("decoder_dim", "width of the decoder", 256, small=64)
 
 
 METHODS = {
@@ -318,6 +326,36 @@ METHODS = {
         ),
         small_fit={"lr": 2e-3, "batch_size": 64},
     ),
+    "colorization": Method(
+        "tell the colours of an image from its lightness",
+        (
+            Option("rebalance", "how much more rare colours count, from 0 to 1, where all count alike", 0.5),
+            _STRIDE,
+            _DECODER,
+        ),
+        dense=True,
+        channels=1,
+        small_fit={"lr": 2e-3, "batch_size": 64},
+    ),
+    "split-brain": Method(
+        "tell the colours of an image from its lightness, and its lightness from its colours, by half an encoder each",
+        (_STRIDE, _DECODER),
+        dense=True,
+        channels=1,
+        small_fit={"lr": 2e-3, "batch_size": 64},
+    ),
+    "video-colorization": Method(
+        "point at the places of earlier frames from which a grey frame could take its colours",
+        (
+            Option("references", "frames before the one that is grey", 3),
+            Option("clusters", "of colours", 16),
+            Option("embed_dim", "width of what is compared", 64),
+            Option("temperature", "temperature of the pointer", 1.0),
+        ),
+        dense=True,
+        channels=1,
+        small_fit={"lr": 1e-3, "batch_size": 32},
+    ),
     "ae": Method(
         "squeeze the image into a few numbers by linear layers, and reconstruct it from them",
         _CODE,
@@ -334,6 +372,33 @@ METHODS = {
             Option("beta", "weight of the distance to the standard normal", 1.0),
             *_CODE[1:],
         ),
+    ),
+    "cpc": Method(
+        "the patches above, each seen alone, must find those below among the patches of all images",
+        (
+            Option("context_dim", "width of the contexts", 256),
+            Option("steps_ahead", "rows that are predicted", None, kind=int, told="5, or all there are"),
+            Option("temperature", "temperature of the loss", 1.0),
+            Option("normalize", "compare by the cosine", False),
+            Option("grid", "patches a side, which overlap by half", 7, small=3),
+            Option("jitter", "pixels by which a patch is moved at most", None, kind=int, told="2 of 256"),
+            Option("keep_channel_p", "probability that a patch keeps one colour channel alone", 1.0),
+            Option("standardize", "leave brightness and contrast of patches as they are", True),
+        ),
+        batch_norm=False,
+        small_fit={"lr": 1e-3, "batch_size": 64},
+    ),
+    "bert": Method(
+        "hide words of a text, and tell which they were",
+        (
+            Option("mask_prob", "share of the tokens that are chosen", 0.15),
+            Option("replace_prob", "share of the chosen that become the mask token", 0.8),
+            Option("random_prob", "share of the chosen that become a random token", 0.1),
+        ),
+        encoder="text",
+        reads="text",
+        small_fit={"lr": 1e-3, "batch_size": 32},
+        epochs=20,
     ),
     "dae": Method(
         "reconstruct the clean image of a corrupted one, from the features alone",

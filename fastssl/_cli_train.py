@@ -1,9 +1,8 @@
-"""The commands ``fastssl pretrain`` and ``fastssl evaluate``."""
+"""The command ``fastssl pretrain``."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from ._cli_methods import METHODS, NO_DEFAULT, Method
 
 
 def add_parsers(commands: Any, settings: dict[str, Any]) -> None:
-    """Add the parsers of both commands."""
+    """Add the parsers of the command."""
     ways = commands.add_parser("pretrain", help="train an encoder without labels").add_subparsers(
         dest="method", required=True, metavar="METHOD"
     )
@@ -24,21 +23,18 @@ def add_parsers(commands: Any, settings: dict[str, Any]) -> None:
         _add_training(p, method)
         p.set_defaults(run=pretrain)
 
-    p = commands.add_parser("evaluate", help="kNN, linear and fine-tuned accuracy of a trained encoder", **settings)
-    p.add_argument("folder", metavar="RUN", help="folder of a run, as pretrain leaves it")
-    p.add_argument("--data", help="labelled data (default: those of the run)", **NO_DEFAULT)
-    p.add_argument("--k", type=int, default=20, help="neighbours that vote")
-    p.add_argument(
-        "--labels-per-class", type=int, default=10, help="labels of the small linear probe and of fine-tuning"
-    )
-    p.add_argument("--finetune", action="store_true", help="train the whole encoder on these labels, too")
-    p.add_argument("--finetune-epochs", type=int, default=100, help="passes through them")
-    p.add_argument("--seed", type=int, default=0, help="of the labelled subsets and the untrained encoder")
-    p.set_defaults(run=evaluate)
+
+def _add_text(p: argparse.ArgumentParser, method: Method) -> None:
+    told = "pydoc, or a folder of text files (sub-folders are classes)"
+    p.add_argument("--data", required=True, help=told, **NO_DEFAULT)
+    sizes = "bert-tiny, bert-mini, bert-small, bert-medium, bert-base or bert-large"
+    p.add_argument("--encoder", help=f"{sizes} (default: {ENCODERS[method.encoder][0]})", **NO_DEFAULT)
+    p.add_argument("--length", type=int, default=128, help="tokens of a text")
+    p.add_argument("--vocab-size", type=int, default=4096, help="tokens in the vocabulary, at most")
 
 
-def _add_training(p: argparse.ArgumentParser, method: Method) -> None:
-    told = "digits, shapes, or a folder of images (sub-folders are classes)"
+def _add_images(p: argparse.ArgumentParser, method: Method) -> None:
+    told = "digits, shapes, photos, clips, or a folder of images (sub-folders are classes)"
     p.add_argument("--data", required=True, help=told, **NO_DEFAULT)
     small, large = ENCODERS[method.encoder]
     p.add_argument(
@@ -57,25 +53,30 @@ def _add_training(p: argparse.ArgumentParser, method: Method) -> None:
         "(default: at their own size)",
         **NO_DEFAULT,
     )
+
+
+def _add_training(p: argparse.ArgumentParser, method: Method) -> None:
+    (_add_text if method.reads == "text" else _add_images)(p, method)
     p.add_argument("--epochs", type=int, default=100, help="passes through the data")
     if method.chunks:
         told = "images in memory at a time, for batches that would not fit otherwise (default: the batch)"
         p.add_argument("--chunk-size", type=int, help=told, **NO_DEFAULT)
     for flag, kind, what, told in (
-        ("--batch-size", int, "images a step", str(BATCH)),
+        ("--batch-size", int, f"{method.reads if method.reads == 'images' else 'texts'} a step", str(BATCH)),
         ("--optimizer", str, "optimizer", method.optimizer),
         ("--lr", float, "peak learning rate", "by method and optimizer, see fastssl.fit"),
         ("--weight-decay", float, "weight decay", "by method and optimizer"),
     ):
         small_value = method.small_fit.get(flag[2:].replace("-", "_"))
-        told += "" if small_value is None else f"; {small_value} for small images"
+        if small_value is not None:
+            told = f"{told}; {small_value} for small images" if method.reads == "images" else str(small_value)
         choices = ["adamw", "sgd", "lars"] if kind is str else None
         p.add_argument(flag, type=kind, choices=choices, help=f"{what} (default: {told})", **NO_DEFAULT)
     p.add_argument("--warmup-epochs", type=float, help="warmup (default: a tenth of the epochs)", **NO_DEFAULT)
     p.add_argument("--seed", type=int, default=0, help="of the initial weights, the data order and the augmentation")
     p.add_argument("--precision", choices=["32-true", "16-mixed", "bf16-mixed"], default="32-true", help="arithmetic")
     p.add_argument("--accelerator", default="auto", help="auto, cpu, gpu ...")
-    p.add_argument("--workers", type=int, help="processes that read images (default: by data)", **NO_DEFAULT)
+    p.add_argument("--workers", type=int, help="processes that read the data (default: by data)", **NO_DEFAULT)
     p.add_argument("--knn-every", type=int, default=10, help="epochs between kNN measurements, 0 for none")
     p.add_argument("--out", help="folder of the run (default: runs/METHOD-DATA)", **NO_DEFAULT)
     p.add_argument("--resume", action="store_true", help="continue the run in --out, if there is one")
@@ -90,17 +91,27 @@ def pretrain(args: argparse.Namespace) -> None:
     require("torch", "fastssl pretrain")
     require("lightning.pytorch", "fastssl pretrain")
     from . import data
+    from .evaluate import masked_tokens
     from .train import fit
 
     given, kind = vars(args), args.method
-    images = data.load(args.data, image_size=given.get("image_size"), decode_size=given.get("decode_size"))
+    reads_text = METHODS[kind].reads == "text"
+    images: Any
+    if reads_text:
+        images = data.texts(args.data, length=args.length, vocab_size=args.vocab_size)
+    else:
+        images = data.load(args.data, image_size=given.get("image_size"), decode_size=given.get("decode_size"))
     out = given.get("out") or Path("runs") / f"{kind}-{images.name}"
     print(f"data     {images}")
     prepared = prepare(kind, images, given)
     method, encoder = prepared.method, prepared.method.encoder
     weights = sum(p.numel() for p in encoder.parameters())
     print(f"encoder  {prepared.encoder}, {weights / 1e6:.2f} million weights, {encoder.num_features} features")
-    measured = images.labelled and args.knn_every > 0
+    test: Any = None
+    if reads_text:
+        test = _test_texts(args.data, images)
+    elif images.labelled and args.knn_every > 0:
+        test = data.load(args.data, split="test", image_size=images.image_size)
     result = fit(
         method,
         images,
@@ -112,13 +123,15 @@ def pretrain(args: argparse.Namespace) -> None:
         accelerator=args.accelerator,
         resume=args.resume,
         overwrite=args.overwrite,
-        eval_data=(images, data.load(args.data, split="test", image_size=images.image_size)) if measured else None,
+        eval_data=(images, test) if images.labelled and test is not None else None,
         knn_every=args.knn_every,
         progress=not args.quiet,
     )
     print(f"loss     {result.loss:.4f}")
     if result.knn is not None:
         print(f"kNN      {100 * result.knn:.1f} %")
+    if reads_text and test is not None:
+        print(f"words    {in_words(masked_tokens(method, images, test))}")
     if hasattr(method, "pictures"):
         print(f"picture  {result.out / 'pictures.png'}")
     print(f"encoder  {result.encoder_path}")
@@ -126,55 +139,20 @@ def pretrain(args: argparse.Namespace) -> None:
         print(f"next     fastssl evaluate {result.out}")
 
 
-def evaluate(args: argparse.Namespace) -> None:
-    """Run ``fastssl evaluate``."""
-    from ._extras import require
+def _test_texts(source: str, train: Any) -> Any:
+    """Return the test split of texts, None where they are too few to be split."""
+    from . import data
 
-    torch = require("torch", "fastssl evaluate")
-    from . import data, methods
-    from .evaluate import features, finetune, knn, linear_probe, plots
+    try:
+        return data.texts(source, split="test", length=train.length, tokenizer=train.tokenizer)
+    except ValueError:
+        return None
 
-    folder = Path(args.folder)
-    encoder = methods.load_encoder(folder)
-    about = json.loads((folder / "encoder.json").read_text())
-    source = vars(args).get("data")
-    if source is None:
-        config = folder / "config.json"
-        source = json.loads(config.read_text()).get("data") if config.is_file() else None
-        if source is None:
-            raise ValueError(f"data: {config} does not tell the data of the run; pass --data")
-    size = None if source in ("digits", "shapes") else about["image_size"]
-    train, test = (data.load(source, split=split, image_size=size) for split in ("train", "test"))
-    if train.channels != about["in_chans"]:
-        raise ValueError(f"data: got images of {train.channels} channels, want {about['in_chans']} as in {folder}")
-    if not train.labelled:
-        raise ValueError(f"data: {source!r} has no labels, want one sub-folder a class")
-    torch.manual_seed(args.seed)
-    rows: dict[str, Any] = {"trained encoder": encoder, "untrained encoder": methods.rebuild(about["timm"])}
-    table: dict[str, dict[str, float]] = {}
-    few = f"linear, {args.labels_per_class} labels a class"
-    tuned = f"fine-tuned, {args.labels_per_class} labels a class"
-    print(f"{train.name}: {len(train)} training and {len(test)} test images, accuracy in %")
-    print(f"{'':20}{'kNN':>10}{few:>30}{'linear, all labels':>22}{tuned if args.finetune else '':>34}".rstrip())
-    if train.channels * train.image_size**2 <= 4096:  # a linear probe on more pixels takes hours
-        rows["pixels"] = None
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    for name, module in rows.items():
-        module = module if module is None else module.to(device)
-        pair = features(module, train), features(module, test)
-        table[name] = {
-            "kNN": knn(None, *pair, k=args.k).accuracy,
-            few: linear_probe(None, *pair, labels_per_class=args.labels_per_class, seed=args.seed).accuracy,
-            "linear, all labels": linear_probe(None, *pair).accuracy,
-        }
-        if args.finetune and module is not None:
-            options = {"labels_per_class": args.labels_per_class, "seed": args.seed, "epochs": args.finetune_epochs}
-            table[name][tuned] = finetune(module, train, test, **options).accuracy
-        values = [
-            f"{100 * value:{width}.1f}" for value, width in zip(table[name].values(), (10, 30, 22, 34), strict=False)
-        ]
-        print(f"{name:20}{''.join(values)}", flush=True)
-    (folder / "evaluation.json").write_text(json.dumps(table, indent=2) + "\n")
-    ordered = dict(reversed(table.items()))
-    plots.accuracy_bars(ordered, folder / "evaluation.png", train.name, chance=1 / len(train.classes))
-    print(f"written  {folder / 'evaluation.json'}, {folder / 'evaluation.png'}")
+
+def in_words(found: Any) -> str:
+    """Return the scores of hidden words in a line."""
+    right, by_frequency = 100 * found.accuracy, 100 * found.unigram_accuracy
+    return (
+        f"{right:.1f} % of {found.tokens} hidden tokens of test texts told ({by_frequency:.1f} % by frequency), "
+        f"perplexity {found.perplexity:.1f} ({found.unigram_perplexity:.1f})"
+    )

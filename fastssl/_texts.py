@@ -21,6 +21,18 @@ EXTENSIONS = {
 }  # fmt: skip
 PAD, MASK = 0, 1  # the ids of the special tokens, in every tokenizer that is trained here
 SPECIAL = ("[PAD]", "[MASK]")
+# The chapters of the reference, and the topics of `pydoc` in each.
+_CHAPTERS = {
+    "lexical analysis": "floating id-classes identifiers imaginary integers numbers strings",
+    "data model": "attribute-access callable-types context-managers customization dynamic-features exceptions "
+    "execmodel naming numeric-types objects sequence-types specialnames types",
+    "expressions": "atom-identifiers atom-literals attribute-references await binary bitwise booleans calls "
+    "comparisons conversions dict exprlists in lambda lists operator-summary power shifting slicings subscriptions unary",
+    "statements": "assert assignment async augassign break class compound continue del else for function global if "
+    "import nonlocal pass raise return try while with yield",
+    "library": "bltin-code-objects bltin-ellipsis-object bltin-null-object bltin-type-objects debugger formatstrings "
+    "specialattrs string-methods truth typesfunctions typesmapping typesmethods typesmodules typesseq typesseq-mutable",
+}
 _Read = tuple[list[str], list[int], tuple[str, ...]]  # texts, their labels, the classes
 
 
@@ -119,8 +131,8 @@ def texts(
     """Read text as blocks of tokens of byte-level BPE.
 
     Args:
-        source: ``"pydoc"``, the language reference that comes with Python, or a folder of text files. A folder with
-            sub-folders takes each sub-folder's name as the class. Hidden files and folders are left out.
+        source: ``"pydoc"``, the language reference that comes with Python, whose classes are its chapters; or a folder
+            of text files, with each sub-folder's name as a class where there are any, without what is hidden.
         split: ``"train"``, ``"test"`` or ``"all"``. A folder holding ``train`` and ``test`` sub-folders is split by
             them; any other 80/20 by whole files, within each class, always in the same way.
         length: tokens in a block; the last one of a file is padded.
@@ -195,9 +207,19 @@ def _check_tokenizer(tokenizer: Any) -> None:
 def _pydoc(split: str) -> _Read:
     from pydoc_data.topics import topics
 
-    found = [text for _, text in sorted(topics.items())]
-    keep = _folders.stratified(torch.zeros(len(found)), split).tolist()
-    return [found[i] for i in keep], [-1] * len(keep), ()
+    found, labels = [], []
+    classes = tuple(_CHAPTERS)
+    chapter = {topic: i for i, members in enumerate(_CHAPTERS.values()) for topic in members.split()}
+    known: set[str] = set()
+    # Long topics repeat short ones: each paragraph counts where it is first, so that no text is in both splits.
+    for topic, text in sorted(topics.items(), key=lambda item: (len(item[1]), item[0])):
+        fresh = [paragraph for paragraph in text.split("\n\n") if paragraph not in known]
+        known.update(fresh)
+        if fresh and topic in chapter:  # other versions of Python may have more
+            found.append("\n\n".join(fresh))
+            labels.append(chapter[topic])
+    keep = _folders.stratified(torch.tensor(labels), split).tolist()
+    return [found[i] for i in keep], [labels[i] for i in keep], classes
 
 
 def _files(root: Path, split: str) -> _Read:

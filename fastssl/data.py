@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 import torch
@@ -32,13 +32,15 @@ __all__ = [
     "loader", "photos", "shapes", "texts",
 ]  # fmt: skip
 
-NAMES = ("digits", "shapes", "photos", "clips")  # which `load` knows
+NAMES = ("digits", "shapes", "photos", "clips", "pydoc")  # which `load` knows
 SPLITS = ("train", "test", "all")
 
 # A folder at most this large, counted in decoded bytes, is kept decoded in memory; a larger one is read from disk
 # batch by batch, and only its file headers are checked up front.
 IN_MEMORY_FILES = 10_000
 IN_MEMORY_BYTES = 512 * 2**20
+
+_Data = TypeVar("_Data", bound=DataSet)
 
 
 class FolderImages(Images):
@@ -108,18 +110,33 @@ class FolderImages(Images):
         return RaggedImages.from_images(images), torch.tensor(labels)
 
 
+@overload
+def load(source: Literal["pydoc"], *, split: str = ...) -> Texts: ...  # type: ignore[overload-overlap]
+
+
+@overload
+def load(source: _Data, *, split: str = ..., image_size: int | None = ..., decode_size: int | None = ...) -> _Data: ...
+
+
+@overload
 def load(
-    source: str | os.PathLike[str] | Images,
+    source: str | os.PathLike[str], *, split: str = ..., image_size: int | None = ..., decode_size: int | None = ...
+) -> Images: ...
+
+
+def load(
+    source: str | os.PathLike[str] | DataSet,
     *,
     split: str = "train",
     image_size: int | None = None,
     decode_size: int | None = None,
-) -> Images:
+) -> DataSet:
     """Load a data set by name or by path.
 
     Args:
         source: ``"digits"``, ``"shapes"``, ``"photos"``, ``"clips"``, a folder of images, or a data set (returned as it
-            is). A folder with sub-folders takes each sub-folder's name as the class; a flat folder is unlabelled.
+            is). A folder with sub-folders takes each sub-folder's name as the class; a flat folder is unlabelled. Or
+            ``"pydoc"``, which is text; folders of text are read by `texts`.
         split: ``"train"``, ``"test"`` or ``"all"``. A folder holding ``train`` and ``test`` (or ``val``)
             sub-folders is split by them; any other labelled folder is split 80/20 within each class, always in
             the same way. An unlabelled folder has no test split, and its train split is everything.
@@ -135,7 +152,7 @@ def load(
         FileNotFoundError: ``source`` is neither a known name nor a folder.
         ValueError: the folder holds no readable image, or ``split`` or a size is out of range.
     """
-    if isinstance(source, Images):
+    if isinstance(source, DataSet):
         return source
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"data: got {type(source).__name__}, want {_named()}, a folder or a data set")
@@ -153,7 +170,7 @@ def _named() -> str:
     return ", ".join(map(repr, NAMES))
 
 
-def _load(source: str | os.PathLike[str], split: str, image_size: int | None, decode_size: int | None) -> Images:
+def _load(source: str | os.PathLike[str], split: str, image_size: int | None, decode_size: int | None) -> DataSet:
     if source == "digits":
         if image_size not in (None, 8):
             raise ValueError(f"image_size: got {image_size} for 'digits', want 8")
@@ -165,6 +182,8 @@ def _load(source: str | os.PathLike[str], split: str, image_size: int | None, de
         return TensorImages(images, labels, SHAPE_NAMES, "shapes")
     if source == "photos":
         return photos(split, image_size=image_size or 64)
+    if source == "pydoc":
+        return texts("pydoc", split=split)
     if source == "clips":
         n, seed = {"train": (1000, 0), "test": (200, 2), "all": (1200, 4)}[split]
         return clips(n, seed=seed, image_size=image_size or 32)

@@ -112,7 +112,7 @@ def texts(
         column = 0
         for true, shown, guess in zip(words, seen, predicted, strict=True):
             hidden = shown != true
-            word, below = (_plain(guess), _plain(true)) if hidden else (_plain(true), "")
+            word, below = (_shown(guess), _shown(true)) if hidden else (_plain(true), "")
             room = max(len(word), len(below))
             if column + room > width:
                 lines.append([])
@@ -136,6 +136,11 @@ def texts(
 def _plain(word: str) -> str:
     """A word on one line, of letters that a font has."""
     return "".join(" " if letter.isspace() else letter if letter.isprintable() else "?" for letter in word)
+
+
+def _shown(word: str) -> str:
+    """The same, where blanks alone would not be seen."""
+    return _plain(word) if word.strip() else "".join("↵" if letter == "\n" else "␣" for letter in word) or "?"
 
 
 def _colour(hidden: bool, right: bool) -> str:

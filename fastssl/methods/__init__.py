@@ -8,9 +8,14 @@ from torch import nn
 
 from ._encoder import build_encoder, encode, export_encoder, load_encoder, rebuild, small_resnet, small_vit
 from ._mlp import mlp_encoder
+from ._signal import signal_encoder
+from ._text import text_encoder
 from .autoencoder import Autoencoder, denoising_loss
+from .bert import BERT
 from .byol import BYOL
+from .colorization import Colorization
 from .context import ContextPrediction
+from .cpc import CPC
 from .denoising import DenoisingAutoencoder
 from .dino import DINO
 from .dinov2 import DINOv2
@@ -23,15 +28,20 @@ from .rotation import Rotation
 from .simclr import SimCLR
 from .simmim import SimMIM
 from .simsiam import SimSiam
+from .split_brain import SplitBrain
 from .swav import SwAV
 from .vae import VariationalAutoencoder
+from .video_colorization import VideoColorization
 
 __all__ = [
+    "BERT",
     "BYOL",
+    "CPC",
     "DINO",
     "MAE",
     "METHODS",
     "Autoencoder",
+    "Colorization",
     "ContextEncoder",
     "ContextPrediction",
     "DINOv2",
@@ -43,8 +53,10 @@ __all__ = [
     "SimCLR",
     "SimMIM",
     "SimSiam",
+    "SplitBrain",
     "SwAV",
     "VariationalAutoencoder",
+    "VideoColorization",
     "build_encoder",
     "denoising_loss",
     "encode",
@@ -52,8 +64,10 @@ __all__ = [
     "load_encoder",
     "mlp_encoder",
     "rebuild",
+    "signal_encoder",
     "small_resnet",
     "small_vit",
+    "text_encoder",
 ]
 
 # What `fastssl pretrain <method>` knows.
@@ -72,8 +86,13 @@ METHODS: dict[str, Callable[..., nn.Module]] = {
     "context": ContextPrediction,
     "jigsaw": Jigsaw,
     "inpainting": ContextEncoder,
+    "colorization": Colorization,
+    "split-brain": SplitBrain,
+    "video-colorization": VideoColorization,
     "ae": Autoencoder,
     "cae": Autoencoder,
     "dae": DenoisingAutoencoder,
     "vae": VariationalAutoencoder,
+    "cpc": CPC,
+    "bert": BERT,
 }

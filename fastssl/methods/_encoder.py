@@ -83,14 +83,17 @@ def build_encoder(
     return model
 
 
-def small_resnet(in_chans: int = 3, image_size: int = 32, *, output_stride: int = 32) -> nn.Module:
+def small_resnet(
+    in_chans: int = 3, image_size: int = 32, *, output_stride: int = 32, norm_layer: str | None = None
+) -> nn.Module:
     """Make a ResNet of four blocks and 0.3 million weights, small enough to train on a CPU in minutes.
 
     Args:
         in_chans: channels of the images, 1 or 3, or 2 for their colours alone.
         image_size: height and width of the images in pixels; over 16, the first layer halves them.
-        output_stride: 8 or 16: the last two blocks, or the last one, do not halve the map but widen their look, for
-            methods that predict pixels. (The map is a quarter as fine as that of a large ResNet of this number.)
+        output_stride: 8 or 16: the last two blocks, or the last one, do not halve the map but look further instead, for
+            methods that tell something of every place; 32 pixels a side then leave 8 or 4, and else 2.
+        norm_layer: timm's name of another norm than batch norm, such as "layernorm2d".
 
     Returns:
         A module float [B, in_chans, H, W] -> features [B, 128].
@@ -100,6 +103,8 @@ def small_resnet(in_chans: int = 3, image_size: int = 32, *, output_stride: int 
         stem = {"stem": "no-pool", "stem_type": "deep", "stem_width": 8}
     if output_stride != 32:
         stem["output_stride"] = output_stride
+    if norm_layer is not None:
+        stem["norm_layer"] = norm_layer
     # Without zero_init_last every block takes part from the first step, in an untrained baseline too.
     return build_encoder(
         "resnet18", in_chans=in_chans, layers=(1, 1, 1, 1), channels=(16, 32, 64, 128), zero_init_last=False, **stem
