@@ -21,6 +21,14 @@ NASTY = "<script>document.title = 'taken'</script>&\"'"
 WIDTHS = (400, 1280)
 PROTOCOL = {"k": 20, "normalisation": "unit <b>length</b>", "train": {"images": 1442, "features": 8}}
 
+PARTS = {
+    "metrics.csv": "No curves, as there is no metrics.csv",
+    "encoder.json": "No encoder yet",
+    "evaluation.json": "Not judged beside an untrained encoder yet: fastssl evaluate",
+    "pictures.png": "No pictures.png: fastssl.fit draws it",
+    "embedding.png": "No map of the features: fastssl.fit draws it",
+}
+
 
 def result(value, **more):
     return {"scores": {"kNN": value}, "accuracy": value, "protocol": PROTOCOL, **more}
@@ -61,6 +69,15 @@ def runs(made, tmp_path):
 def tab(tmp_path_factory):
     with browser(tmp_path_factory.mktemp("browser") / "profile") as tab:
         yield tab
+
+
+@pytest.fixture(scope="module")
+def pages(made):
+    """The page of one run and that of several, for the browser."""
+    return {
+        which: fastssl.report(folder, made.parent / "pages" / f"{which}.html")
+        for which, folder in (("one", made / "simclr"), ("several", made))
+    }
 
 
 def page(*arguments, **options):
@@ -193,25 +210,23 @@ def test_words_of_others_cannot_act(runs, tmp_path, tab):
     assert NASTY in tab.ask("document.body.innerText")
 
 
-@pytest.mark.parametrize(
-    ("file", "sentence"),
-    [
-        ("metrics.csv", "No curves, as there is no metrics.csv"),
-        ("encoder.json", "No encoder yet"),
-        ("evaluation.json", "Not judged beside an untrained encoder yet: fastssl evaluate"),
-        ("pictures.png", "No pictures.png: fastssl.fit draws it"),
-        ("embedding.png", "No map of the features: fastssl.fit draws it"),
-    ],
-)
-def test_a_part_that_is_missing_or_damaged_is_left_out(runs, tmp_path, file, sentence):
-    path = runs / "simclr" / file
-    path.unlink()
-    assert sentence in words(page(runs / "simclr", tmp_path / "report.html"))
-    for damage in (b"", b"{\xff", b"epoch,loss\n1,x\n"):
-        path.write_bytes(damage)
-        text = words(page(runs / "simclr", tmp_path / "report.html"))
-        assert text.count(f"Left out: '{path}' is damaged (") == 1
-        assert "Settings" in text
+def test_parts_that_are_missing_are_left_out(runs, tmp_path):
+    for file in PARTS:
+        (runs / "simclr" / file).unlink()
+    text = words(page(runs / "simclr", tmp_path / "report.html"))
+    for sentence in PARTS.values():
+        assert text.count(sentence) == 1
+    assert "Settings" in text
+
+
+@pytest.mark.parametrize("damage", [b"", b"{\xff", b"[1]", b"epoch,loss\n1,x\n"])
+def test_parts_that_are_damaged_are_left_out(runs, tmp_path, damage):
+    for file in PARTS:
+        (runs / "simclr" / file).write_bytes(damage)
+    text = words(page(runs / "simclr", tmp_path / "report.html"))
+    for file in PARTS:
+        assert text.count(f"Left out: '{runs / 'simclr' / file}' is damaged (") == 1
+    assert "Settings" in text
 
 
 def test_a_truncated_picture_is_left_out(runs, tmp_path):
@@ -281,9 +296,8 @@ def test_command(runs, tmp_path, capsys):
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("which", ["one", "several"])
-def test_a_browser_shows_it(made, tmp_path, tab, which, width, dark):
-    path = fastssl.report(made / "simclr" if which == "one" else made, tmp_path / "report.html")
-    tab.show(path, width, dark=dark)
+def test_a_browser_shows_it(pages, tmp_path, tab, which, width, dark):
+    tab.show(pages[which], width, dark=dark)
     assert [event["entry"] for event in tab.told("Log.entryAdded")] == []
     assert tab.told("Runtime.exceptionThrown") == []
     assert tab.told("Runtime.consoleAPICalled") == []
@@ -310,8 +324,8 @@ def test_a_browser_shows_it(made, tmp_path, tab, which, width, dark):
         assert len(set(picture.convert("RGB").resize((64, 64)).get_flattened_data())) > 50
 
 
-def test_a_browser_prints_it(made, tmp_path, tab):
-    tab.show(fastssl.report(made, tmp_path / "report.html"), 1280, dark=True, media="print")
+def test_a_browser_prints_it(pages, tab):
+    tab.show(pages["several"], 1280, dark=True, media="print")
     assert tab.ask("getComputedStyle(document.documentElement).getPropertyValue('--card')").strip() == "#ffffff"
     printed = tab.call("Page.printToPDF", printBackground=True)["data"]
     assert len(printed) > 20_000
