@@ -166,7 +166,7 @@ def fit(
         )
     if isinstance(images, Images):
         _check_channels(method, images)
-    _check_size(method, images)
+        _check_size(method, images)
     if not knn_every:
         eval_data = None
     elif eval_data is None and not isinstance(data, DataSet) and isinstance(images, Images) and images.labelled:
@@ -222,10 +222,10 @@ def fit(
     return FitResult(method, out, path, run.history, losses[-1], measured[-1] if measured else None)
 
 
-def _check_channels(method: nn.Module, images: Any) -> None:
+def _check_channels(method: nn.Module, images: Images) -> None:
     """Check that the images have what the method learns from."""
     wanted = getattr(method, "channels", None)
-    if wanted is not None and getattr(images, "channels", wanted) != wanted:
+    if wanted is not None and images.channels != wanted:
         raise ValueError(f"data: got grey images, want images in colour, from which {type(method).__name__} learns")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -9,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import transforms
+from .._extras import require
 from .._images import RaggedImages
-from ._encoder import Wrapper, encode, feature_map, input_channels
-from ._one_view import OneView
+from .._wide import Wide
+from ._encoder import Wrapper, build_encoder, encode, feature_map, input_channels, is_vit
+from ._one_view import OneView, Size
 
 # sRGB's linear values to CIE XYZ, relative to the white D65.
 _TO_XYZ = (
@@ -126,11 +129,79 @@ class MapDecoder(nn.Module):
         )
         self.last = nn.Conv2d(dim, classes, 1)
 
-    def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, features: Tensor, size: Sequence[int]) -> Tensor:
         """Return the logits, at `size`."""
-        x = F.interpolate(self.coarse(features), size=size, mode="bilinear")
+        x = F.interpolate(self.coarse(features), size=tuple(size), mode="bilinear")
         logits: Tensor = self.last(self.fine(x))
         return logits
+
+
+def dense_encoder(name: str, in_chans: int, image_size: Size | None = None) -> nn.Module:
+    """Make an encoder by name for methods that predict pixels: ResNets keep a map of an eighth of the image."""
+    more: dict[str, Any] = {}
+    if is_vit(name):
+        more = {} if image_size is None else {"img_size": image_size}
+    elif require("timm.models", "an encoder by name").is_model_in_modules(name, {"resnet"}):
+        more = {"output_stride": 8}
+    return build_encoder(name, in_chans=in_chans, **more)
+
+
+class ClassPrior(Wide):
+    """How often each class has been met: the mean over the batches so far.
+
+    Args:
+        classes: Q, which are taken to be equally frequent before the first batch.
+    """
+
+    p: Tensor
+    batches: Tensor
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.register_buffer("p", torch.full((classes,), 1 / classes))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def update(self, index: Tensor, weight: Tensor) -> None:
+        """Count a batch: classes [N, K, h, w] and their weights, which add up to 1 over K."""
+        met = torch.zeros_like(self.p).index_add_(0, index.flatten(), weight.flatten().to(self.p))
+        self.batches += 1
+        self.p.lerp_(met * (index.shape[1] / index.numel()), 1 / self.batches)
+
+    def balance(self, uniform: float) -> Tensor:
+        """Return v = 1 / ((1 - uniform) p + uniform / Q) [Q], scaled such that the mean of v under p is 1."""
+        v = (1 - uniform) * self.p + uniform / len(self.p)
+        return 1 / (v * (self.p / v).sum())
+
+
+def annealed_mean(logits: Tensor, values: Tensor, size: Sequence[int], temperature: float = 0.38) -> Tensor:
+    """Return the mean [N, C, H, W] of values [Q, C] under softmax(logits [N, Q, h, w] / temperature), at another size.
+
+    Source: Zhang et al. 2016, eq. 5.
+    """
+    mean = torch.einsum("nqhw, qc -> nchw", (logits.float() / temperature).softmax(1), values)
+    return F.interpolate(mean, size=tuple(size), mode="bilinear")
+
+
+@torch.no_grad()
+def kmeans(points: Tensor, clusters: int, iterations: int = 20, most: int = 8192) -> Tensor:
+    """Return the centres [clusters, d] of points [n, d], of at most so many, thinned evenly; the first ones are drawn.
+
+    Source: Lloyd 1982, "Least Squares Quantization in PCM"; Arthur and Vassilvitskii 2007, "k-means++".
+    """
+    points = points[:: -(-len(points) // most)].double()
+    centers = points[torch.randint(len(points), (1,)).to(points.device)]
+    while len(centers) < clusters:
+        # The further a point is from all centres, the likelier it becomes one; a small constant lets copies do so, too.
+        far = torch.cdist(points, centers).amin(1).square().cumsum(0) + 1e-9
+        drawn = torch.rand((), dtype=torch.float64).to(points.device) * far[-1]
+        centers = torch.cat([centers, points[torch.searchsorted(far, drawn).clamp_max(len(points) - 1)][None]])
+    for _ in range(iterations):
+        nearest = torch.cdist(points, centers).argmin(1)
+        sums = torch.zeros_like(centers).index_add_(0, nearest, points)
+        counts = nearest.bincount(minlength=clusters)[:, None]
+        centers = torch.where(counts > 0, sums / counts.clamp_min(1), centers)
+    return centers.float()
 
 
 class ColorMethod(OneView):
