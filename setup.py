@@ -48,7 +48,8 @@ def cpp_extension():
             "csrc/cpu/mask_patchify.cpp", "csrc/cpu/masked_mse.cpp", "csrc/cpu/multiblock_masking.cpp",
             "csrc/cpu/ntxent.cpp", "csrc/cpu/pages.cpp", "csrc/cpu/pairwise_logsumexp.cpp",
             "csrc/cpu/pairwise_softplus.cpp", "csrc/cpu/random_masking.cpp", "csrc/cpu/restore_tokens.cpp",
-            "csrc/cpu/sample_params.cpp", "csrc/cpu/sinkhorn.cpp", "csrc/cpu/text_masking.cpp",
+            "csrc/cpu/sample_params.cpp", "csrc/cpu/sinkhorn.cpp", "csrc/cpu/sparse_cross_entropy.cpp",
+            "csrc/cpu/text_masking.cpp",
         ],
         depends=[
             "csrc/common/augment_params.h", "csrc/common/color.h", "csrc/common/draws.h", "csrc/common/masking.h",
@@ -65,6 +66,7 @@ def cpp_extension():
             "csrc/cpu/pairwise_weights.h", "csrc/cpu/patch_rows.h", "csrc/cpu/patches.h", "csrc/cpu/restore_tokens.h",
             "csrc/cpu/restore_tokens_rows.h", "csrc/cpu/sample_params.h", "csrc/cpu/simd.h", "csrc/cpu/sinkhorn.h",
             "csrc/cpu/sinkhorn_columns.h", "csrc/cpu/sinkhorn_rows.h", "csrc/cpu/sinkhorn_tiles.h",
+            "csrc/cpu/sparse_cross_entropy.h", "csrc/cpu/sparse_cross_entropy_tiles.h",
             "csrc/cpu/streams.h", "csrc/cpu/token_rows.h", "csrc/cpu/tokens.h", "csrc/cpu/variants.h",
         ],
         extra_compile_args=["-O3", "-fopenmp", "-ffp-contract=fast", "-fvisibility=hidden", "-g0"],

@@ -4,6 +4,7 @@
 
 #include "bindings.h"
 #include "extract_patches.h"
+#include "sparse_cross_entropy.h"
 
 namespace fastssl {
 namespace {
@@ -39,6 +40,59 @@ std::tuple<Tensor, Tensor> extract_patches_fwd(const Tensor& images, const Tenso
   return {patches, corners};
 }
 
+// Of tensors that outlive it.
+SparseTargets sparse_targets(const Tensor& logits, const Tensor& index, const Tensor& weight, bool along_rows) {
+  SparseTargets t{};
+  t.logits = logits.const_data_ptr(), t.type = element_type(logits.scalar_type()), t.along_rows = along_rows;
+  t.sample = logits.stride(0), t.row = logits.stride(1), t.place = logits.stride(2);
+  t.index = index.const_data_ptr(), t.wide = index.scalar_type() == at::kLong;
+  t.index_sample = index.stride(0), t.index_row = index.stride(1), t.index_place = index.stride(2);
+  t.weight = weight.const_data_ptr<float>();
+  t.weight_sample = weight.stride(0), t.weight_row = weight.stride(1), t.weight_place = weight.stride(2);
+  t.n = logits.size(0), t.classes = logits.size(1), t.places = logits.size(2), t.count = index.size(1);
+  t.threads = threads();
+  return t;
+}
+
+// As the logits are, without gaps; not a view, as the backward pass writes into it.
+Tensor empty_gradient(const Tensor& logits, bool along_rows) {
+  const int64_t classes = logits.size(1), places = logits.size(2);
+  Tensor grad = fresh(logits.sizes(), logits.scalar_type());
+  if (along_rows)
+    grad.unsafeGetTensorImpl()->set_sizes_and_strides(logits.sizes(), {classes * places, int64_t{1}, classes});
+  return grad;
+}
+
+std::tuple<Tensor, Tensor, Tensor> sparse_cross_entropy_fwd(const Tensor& logits, const Tensor& index,
+                                                            const Tensor& weight, bool along_rows, double share,
+                                                            bool early) {
+  SparseForward f{sparse_targets(logits, index, weight, along_rows)};
+  const SparseTargets& t = f.targets;
+  Tensor losses = fresh({t.n, t.places}, at::kFloat), lse = fresh({t.n, t.places}, at::kDouble);
+  Tensor grad = early ? empty_gradient(logits, along_rows) : fresh({0}, logits.scalar_type());
+  f.targets.lse = lse.mutable_data_ptr<double>(), f.losses = losses.mutable_data_ptr<float>();
+  f.share = static_cast<float>(share), f.grad = early ? grad.mutable_data_ptr() : nullptr;
+  sparse_kernels(capability()).forward(f);
+  return {losses, lse, grad};
+}
+
+std::tuple<Tensor, Tensor> sparse_cross_entropy_bwd(const Tensor& upstream, const Tensor& logits, const Tensor& index,
+                                                    const Tensor& weight, const Tensor& lse, bool along_rows,
+                                                    bool of_logits, bool of_weight) {
+  SparseBackward b{sparse_targets(logits, index, weight, along_rows)};
+  const SparseTargets& t = b.targets;
+  const Tensor levels = lse.contiguous();
+  Tensor grad = of_logits ? empty_gradient(logits, along_rows) : fresh({0}, logits.scalar_type());
+  Tensor grad_weight = of_weight ? fresh({t.n, t.count, t.places}, at::kFloat) : fresh({0}, at::kFloat);
+  b.targets.lse = const_cast<double*>(levels.const_data_ptr<double>());
+  b.upstream = upstream.const_data_ptr<float>();
+  b.upstream_sample = upstream.stride(0), b.upstream_place = upstream.stride(1);
+  b.grad = of_logits ? grad.mutable_data_ptr() : nullptr;
+  b.grad_weight = of_weight ? grad_weight.mutable_data_ptr<float>() : nullptr;
+  sparse_kernels(capability()).backward(b);
+  return {grad, grad_weight};
+}
+
 }  // namespace
 }  // namespace fastssl
 
@@ -49,4 +103,12 @@ TORCH_LIBRARY_FRAGMENT(fastssl_cpp, m) {
       " bool standardize, float keep_channel_p, float[] scale, float[] shift, ScalarType dtype, int view)"
       " -> (Tensor, Tensor)",
       fastssl::extract_patches_fwd);
+  m.def(
+      "sparse_cross_entropy_fwd(Tensor logits, Tensor index, Tensor weight, bool along_rows, float share, bool early)"
+      " -> (Tensor, Tensor, Tensor)",
+      fastssl::sparse_cross_entropy_fwd);
+  m.def(
+      "sparse_cross_entropy_bwd(Tensor upstream, Tensor logits, Tensor index, Tensor weight, Tensor lse,"
+      " bool along_rows, bool of_logits, bool of_weight) -> (Tensor, Tensor)",
+      fastssl::sparse_cross_entropy_bwd);
 }
