@@ -43,8 +43,13 @@ def test_pretrain_and_evaluate_digits(capsys, tmp_path):
     assert code == 0, err
     table = json.loads((folder / "evaluation.json").read_text())
     assert set(table) == {"trained encoder", "untrained encoder", "pixels"}
-    assert table["pixels"]["kNN"] > 0.95
-    assert (folder / "evaluation.png").exists()
+    assert table["pixels"]["knn"]["accuracy"] > 0.95
+    assert table["trained encoder"].keys() == set(evaluation.QUICK)
+    for result in table["trained encoder"].values():
+        assert all(f"\n{name} " in out for name in result["scores"])
+        assert result["protocol"]
+    for picture in ("evaluation.png", "retrieval.png", "shortcut_audit.png"):
+        assert (folder / picture).exists()
     assert "linear, 10 labels a class" in out
 
     code, _, err = run(capsys, *train)
@@ -201,8 +206,9 @@ def test_evaluate_by_fine_tuning(capsys, tmp_path):
     assert code == 0, err
     assert "fine-tuned, 3 labels a class" in out
     table = json.loads((tmp_path / "runs" / "mae-digits" / "evaluation.json").read_text())
-    assert set(table["trained encoder"]) - set(table["pixels"]) == {"fine-tuned, 3 labels a class"}
+    assert set(table["trained encoder"]) - set(table["pixels"]) == {"finetune"}
     assert set(table["trained encoder"]) == set(table["untrained encoder"])
+    assert table["trained encoder"]["finetune"]["protocol"]["epochs"] == 1
 
 
 def write_photos(folder, classes, count):
@@ -237,7 +243,7 @@ def test_pretrain_on_a_folder_of_photographs(capsys, tmp_path, monkeypatch, work
     assert [view.shape for view in views] == [(8, 3, 16, 16)] * 2
     code, out, err = run(capsys, "evaluate", "run", "--k", "3", "--labels-per-class", "2")
     assert code == 0, err
-    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["pixels"]["kNN"] == 1
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["pixels"]["knn"]["accuracy"] == 1
 
 
 def test_augment_draws_a_contact_sheet(capsys, tmp_path):

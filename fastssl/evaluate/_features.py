@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,11 @@ class Features:
     labels: Tensor
     classes: tuple[str, ...]
     about: dict[str, Any] = field(default_factory=dict)
+
+    def take(self, places: Sequence[int]) -> Features:
+        """The rows `places` as features of their own."""
+        at = torch.as_tensor(places)
+        return Features(self.x[at], self.labels[at], self.classes, self.about)
 
 
 Data = DataSet | Features | str

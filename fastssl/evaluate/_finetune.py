@@ -1,10 +1,11 @@
-"""Fine-tuning on labels: the whole encoder and a linear layer, with layer-wise learning rates."""
+"""Fine-tuning on labels: a linear layer alone, or the whole encoder with it, with layer-wise learning rates."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,14 +17,21 @@ from ..functional import Recipe, View
 from ..methods import encode
 from ..methods._encoder import encoder_width, frozen
 from ..transforms import Transform, normalize
-from ._features import check_classes
-from ._subsets import SubsetResult, draw_subsets, spread
+from ._features import check_classes, device_of
+from ._subsets import SubsetResult, draw_subsets, spread, subset_protocol
 
 Data = Images | str
+HEAD = "the linear layer alone, on features of the encoder in eval mode"
 
 
+@dataclass(frozen=True, kw_only=True)
 class FinetuneResult(SubsetResult):
     """Result of `finetune`."""
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The accuracy."""
+        return self.named("linear layer" if self.protocol["trained"] == HEAD else "fine-tuned")
 
 
 def finetune(
@@ -38,6 +46,7 @@ def finetune(
     batch_size: int = 64,
     lr: float = 1e-3,
     layer_decay: float = 0.75,
+    frozen: bool = False,
     weight_decay: float = 0.05,
     warmup_epochs: float | None = None,
     transform: Callable[[Tensor], list[Tensor]] | None = None,
@@ -49,6 +58,9 @@ def finetune(
     AdamW, with a learning rate that is smaller by `layer_decay` with every layer further from the output, a linear
     warmup and half a cosine to 0; cross-entropy. The test images are looked at once, after the last step. The encoder
     itself is left exactly as it was. An untrained encoder under the same call tells what training it was worth.
+
+    The three customary forms are ``frozen=True``, the linear layer alone; ``layer_decay=1``, everything alike; and
+    layer-wise decay, which is the default.
 
     Args:
         encoder: module float32 [B, C, H, W] -> [B, f] or [B, f, h, w] (averaged). The copy trains where it is.
@@ -62,6 +74,7 @@ def finetune(
         batch_size: images a step, >= 2; steps of an epoch have as equal numbers as possible.
         lr: peak learning rate of the last layer, > 0.
         layer_decay: in (0, 1]; 1 trains all layers alike.
+        frozen: train the linear layer alone, by the same loop; the encoder stays in eval mode, as it is.
         weight_decay: >= 0; biases, norms, positions and tokens are not decayed.
         warmup_epochs: >= 0; by default a tenth of the epochs.
         transform: uint8 [B, C, H, W] -> list of one view. By default crops of at least 0.6 of the area and, unless the
@@ -103,7 +116,7 @@ def finetune(
 
     draws = draw_subsets(known.labels, labels_per_class, subsets, seed)
     per_epoch = -(-len(draws[0]) // batch_size)
-    device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
+    device = device_of(encoder)
     bar = require("tqdm.auto", "finetune").tqdm(
         total=len(draws) * epochs * per_epoch, unit="step", desc="fine-tuning", leave=False,
         disable=None if progress else True, dynamic_ncols=True,
@@ -112,7 +125,7 @@ def finetune(
     with bar, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for i, at in enumerate(draws):
             torch.manual_seed(seed + i)
-            model = _Classifier(copy.deepcopy(encoder), width, len(known.classes)).to(device).train()
+            model = _Classifier(copy.deepcopy(encoder), width, len(known.classes), frozen).to(device).train()
             groups = _groups(model, lr, layer_decay, weight_decay)
             optimizer = torch.optim.AdamW(groups, lr=lr)
             schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _factor(warmup * per_epoch, epochs * per_epoch))
@@ -128,18 +141,39 @@ def finetune(
                 schedule.step()
                 bar.update()
             accuracies.append(_accuracy(model, asked, device))
-    return FinetuneResult(*spread(accuracies), labels_per_class)
+    whole = "everything alike" if layer_decay == 1 else f"everything, {layer_decay} times as fast with each layer down"
+    protocol = {
+        "trained": HEAD if frozen else whole,
+        "optimizer": "AdamW, linear warmup and half a cosine to 0; biases, norms, positions and tokens are not decayed",
+        **{"lr": lr, "weight_decay": weight_decay, "epochs": epochs, "warmup_epochs": warmup, "batch_size": batch_size},
+        "steps": epochs * per_epoch,
+        "augmentation": repr(transform),
+        "normalisation": "images as by fastssl.transforms.normalize; features as they are",
+        "selection": "none, the last step",
+        "encoder": type(encoder).__name__,
+        **subset_protocol(labels_per_class, subsets, seed),
+        "train": {"data": known.name, "images": len(known), "image_size": known.image_size, "channels": known.channels},
+        "test": {"data": asked.name, "images": len(asked)},
+    }
+    return FinetuneResult(**spread(accuracies), labels_per_class=labels_per_class, protocol=protocol)
 
 
 class _Classifier(nn.Module):
-    def __init__(self, encoder: nn.Module, width: int, classes: int) -> None:
+    def __init__(self, encoder: nn.Module, width: int, classes: int, frozen: bool = False) -> None:
         super().__init__()
-        self.encoder = encoder.requires_grad_(True)
+        self.encoder, self.frozen = encoder.requires_grad_(not frozen), frozen
         self.head = nn.Linear(width, classes)
         nn.init.trunc_normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
 
+    def train(self, mode: bool = True) -> _Classifier:
+        """Switch the mode; that of a frozen encoder is always eval."""
+        super().train(mode)
+        self.encoder.train(mode and not self.frozen)
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
+        """Return the logits."""
         logits: Tensor = self.head(encode(self.encoder, x))
         return logits
 
@@ -150,7 +184,13 @@ def _light(channels: int, size: int) -> Transform:
 
 
 def _groups(model: _Classifier, lr: float, layer_decay: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Groups of parameters with the learning rates of their layers."""
+    """Groups of the parameters that are trained, with the learning rates of their layers."""
+    head = [
+        {"params": [model.head.weight], "weight_decay": weight_decay, "lr": lr},
+        {"params": [model.head.bias], "weight_decay": 0.0, "lr": lr},
+    ]
+    if model.frozen:
+        return head
     optim = require("timm.optim", "finetune")
     names = getattr(model.encoder, "no_weight_decay", set)
     groups = optim.param_groups_layer_decay(
@@ -158,10 +198,6 @@ def _groups(model: _Classifier, lr: float, layer_decay: float, weight_decay: flo
     )  # fmt: skip
     # The linear layer is one more layer, above those that timm counts.
     found = [{**group, "lr": lr * layer_decay * group["lr_scale"]} for group in groups]
-    head = [
-        {"params": [model.head.weight], "weight_decay": weight_decay, "lr": lr},
-        {"params": [model.head.bias], "weight_decay": 0.0, "lr": lr},
-    ]
     return found + head
 
 

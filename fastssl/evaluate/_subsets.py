@@ -5,13 +5,16 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ._result import Result
 
-@dataclass(frozen=True)
-class SubsetResult:
+
+@dataclass(frozen=True, kw_only=True)
+class SubsetResult(Result):
     """Accuracy of a classifier over some labelled subsets.
 
     Attributes:
@@ -19,6 +22,7 @@ class SubsetResult:
         std: standard deviation of `accuracies`; 0 for a single one.
         accuracies: one for each labelled subset.
         labels_per_class: labels used in each class, None for all.
+        protocol: how it was found.
     """
 
     accuracy: float
@@ -26,10 +30,16 @@ class SubsetResult:
     accuracies: tuple[float, ...]
     labels_per_class: int | None
 
+    def named(self, way: str) -> dict[str, float]:
+        """Return the accuracy by the name of the way and the number of labels."""
+        labels = "all labels" if self.labels_per_class is None else f"{self.labels_per_class} labels a class"
+        return {f"{way}, {labels}": self.accuracy}
 
-def spread(accuracies: Sequence[float]) -> tuple[float, float, tuple[float, ...]]:
-    """Return mean and standard deviation of accuracies, and these themselves."""
-    return statistics.fmean(accuracies), statistics.pstdev(accuracies), tuple(accuracies)
+
+def spread(accuracies: Sequence[float]) -> dict[str, Any]:
+    """Return mean and standard deviation of accuracies, and these themselves, as a `SubsetResult` has them."""
+    mean, std = statistics.fmean(accuracies), statistics.pstdev(accuracies)
+    return {"accuracy": mean, "std": std, "accuracies": tuple(accuracies)}
 
 
 def draw_subsets(labels: Tensor, per_class: int | None, count: int, seed: int) -> list[Tensor]:
@@ -37,6 +47,14 @@ def draw_subsets(labels: Tensor, per_class: int | None, count: int, seed: int) -
     if per_class is None:
         return [torch.arange(len(labels))]
     return [_subset(labels, per_class, seed + i) for i in range(count)]
+
+
+def subset_protocol(per_class: int | None, count: int, seed: int) -> dict[str, Any]:
+    """Return what a protocol tells of `draw_subsets`."""
+    if per_class is None:
+        return {"labels_per_class": None}
+    chosen = "torch.randperm of each class's images"
+    return {"labels_per_class": per_class, "subsets": count, "seeds": [seed + i for i in range(count)], "draw": chosen}
 
 
 def _subset(labels: Tensor, per_class: int, seed: int) -> Tensor:
