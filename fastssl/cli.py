@@ -1,4 +1,4 @@
-"""The command ``fastssl``: pretrain, evaluate, compare, augment, bench, info."""
+"""The command ``fastssl``: pretrain, evaluate, compare, report, augment, bench, info."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import __version__, _cli_compare, _cli_train
+from . import __version__, _cli_compare, _cli_evaluate, _cli_report, _cli_train
 from ._cli_methods import NO_DEFAULT
 
 EXAMPLES = """examples:
@@ -24,6 +24,7 @@ EXAMPLES = """examples:
   fastssl evaluate runs/photos                           kNN and linear accuracy of its encoder
   fastssl evaluate runs/mae-digits --finetune            and what it learns from ten labels a class
   fastssl compare --methods simclr dino mae --data shapes    train several small, and judge them alike
+  fastssl report runs/photos runs/mae-digits             one HTML page of one run or several
   fastssl augment --recipe dino photo.jpg                see the views that a recipe makes of an image
   fastssl bench ntxent --pairs 512 4096                  time the loss on this machine
   fastssl bench augment --recipe simclr dino             time a recipe's views against torchvision
@@ -54,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     settings: dict[str, Any] = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
 
     _cli_train.add_parsers(commands, settings)
+    _cli_evaluate.add_parsers(commands, settings)
     _cli_compare.add_parsers(commands, settings)
+    _cli_report.add_parsers(commands, settings)
 
     p = commands.add_parser("augment", help="draw the views that a recipe makes of your images", **settings)
     p.add_argument("images", nargs="+", metavar="IMAGE", help="an image file, or a folder, of which four are taken")

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from fastssl import RaggedImages, _cli_methods, cli, methods, transforms
+from fastssl import evaluate as evaluation
 
 
 @pytest.fixture(autouse=True)
