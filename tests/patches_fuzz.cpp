@@ -11,7 +11,7 @@ static void extract(const char* capability) {
   e.n = 1 + below(3), e.channels = one_of<int64_t>({1, 2, 3, 3, 3, 5});
   PatchGrid& g = e.grid;
   g.rows = 1 + below(3), g.columns = 1 + below(3), g.height = 1 + below(40), g.width = 1 + below(one_in(8) ? 200 : 40);
-  g.gap = below(9), g.jitter = below(5);
+  g.gap = below(9) - below(g.height < g.width ? g.height : g.width), g.jitter = below(5);
   g.image_height = g.rows * (g.height + g.gap) - g.gap + 2 * g.jitter + below(3);
   g.image_width = g.columns * (g.width + g.gap) - g.gap + 2 * g.jitter + below(3);
 

@@ -19,7 +19,7 @@ _backend.register(
     cpp=_backend.Kernel(_backend.FLOATS),
     torch=_backend.Kernel((torch.float64, *_backend.FLOATS)),
 )
-_NOISE_BLOCKS = 2**24  # of four numbers, of a sample: what the counter of their words has room for
+_BLOCKS = 2**24  # of words of a sample, for which the counter has room
 
 
 def extract_patches(
@@ -48,8 +48,8 @@ def extract_patches(
         images: uint8 or float [N, C, H, W]; any C and strides. They are data: the op has no derivative by them.
         patch_size: p or (h, w) in pixels.
         grid: rows and columns of cells; patches are numbered row by row.
-        gap: pixels between neighbouring cells, or less than none where they overlap, by less than a patch. Patches
-            overlap where it is under 2 `jitter`.
+        gap: pixels between neighbouring cells; below 0 where they overlap, by less than a patch. Patches may overlap
+            where it is under 2 `jitter`.
         jitter: the farthest that a patch is moved along each axis, in pixels.
         standardize: shift and scale each channel of each patch to mean 0 and variance v / (v + 1e-6), where v is that
             of its normalised pixels; a constant channel becomes 0.
@@ -90,6 +90,8 @@ def extract_patches(
     pixels = as_images(images)
     patch = _pair("patch_size", [patch_size, patch_size] if isinstance(patch_size, int) else patch_size, "an int or ")
     cells = _pair("grid", grid)
+    if cells[0] * cells[1] >= _BLOCKS:
+        raise ValueError(f"grid: got {tuple(cells)}, want at most {_BLOCKS - 1} patches")
     _checks.int_in("gap", gap, 1 - min(patch), 2**31 - 1)
     _checks.int_in("jitter", jitter, 0, 2**30 - 1)
     needed = [c * (p + gap) - gap + 2 * jitter for c, p in zip(cells, patch, strict=True)]
@@ -100,10 +102,10 @@ def extract_patches(
         )
     p = _checks.fraction("keep_channel_p", keep_channel_p)
     blocks = cells[0] * cells[1] * pixels.shape[1] * -(-patch[0] * patch[1] // 4)
-    if p > 0 and blocks > _NOISE_BLOCKS:
+    if p > 0 and blocks > _BLOCKS:
         raise ValueError(
             f"keep_channel_p: got {p} for patches of {4 * blocks} numbers an image, want 0, or at most "
-            f"{4 * _NOISE_BLOCKS} numbers"
+            f"{4 * _BLOCKS} numbers"
         )
     check_view(view)
     scale, shift = scale_and_shift(pixels, mean, std)
