@@ -10,6 +10,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -251,8 +252,8 @@ def _compared(path: Path) -> list[_Judgement]:
     return _judgements({_TRAINED: row.get("after"), _UNTRAINED: row.get("before")})
 
 
-def _number(value: float) -> str:
-    return f"{value:.4g}"
+def _number(value: float, digits: int = 4) -> str:
+    return f"{value:.{digits}g}"
 
 
 def _share(value: float) -> str:
@@ -465,7 +466,7 @@ def _cell(run: _Run, encoder: str, way: str, name: str, rivals: Sequence[tuple[_
     if encoder not in found:
         return None
     judgement, share = found[encoder], name not in NUMBERS
-    told = _share if share else _number
+    told = _share if share else partial(_number, digits=3)
     value, text = judgement.scores[name], told(judgement.scores[name])
     if judgement.std and len(judgement.scores) == 1:
         text += f" ± {told(judgement.std)}"

@@ -23,6 +23,11 @@ def colour(index: int) -> str:
     return f"var(--run-{index % len(LIGHT)})"
 
 
+def swatch(index: int) -> str:
+    """The CSS of the mark of a run: full where its curves are solid."""
+    return f"color: {colour(index)}" + ("; background: currentColor" if index < len(LIGHT) else "")
+
+
 def _stand_in(index: int) -> str:
     return f"#0a0b{index % len(LIGHT):02x}"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ._extras import require
-from ._report_curves import DARK, LIGHT, colour
+from ._report_curves import DARK, LIGHT, swatch
 
 
 def page(content: Mapping[str, Any]) -> str:
@@ -15,7 +15,7 @@ def page(content: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["colour"] = colour
+    environment.filters["look"] = swatch
     style = _STYLE
     for name, values in (("light", LIGHT), ("dark", DARK)):
         style = style.replace(f"/* {name} */", " ".join(f"--run-{i}: {value};" for i, value in enumerate(values)))
@@ -69,13 +69,14 @@ footer { padding-top: 40px; padding-bottom: 48px; font-size: 0.875rem; }
 .name, .value, td, .note { font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; }
 .scroll.card { padding: 6px 8px; }
+.scroll.card + .scroll.card { margin-top: 16px; }
 table { border-collapse: collapse; width: 100%; font-size: 0.92rem; }
 th, td { text-align: left; padding: 8px 12px; vertical-align: top; border-bottom: 1px solid var(--line); }
 tr:last-child > td, tr:last-child > th, tbody:last-child tr:last-child > * { border-bottom: 0; }
-thead th { color: var(--soft); font-weight: 550; font-size: 0.85rem; vertical-align: bottom; }
+thead th { color: var(--soft); font-weight: 550; font-size: 0.92em; vertical-align: bottom; }
 thead tr:last-child > * { border-bottom: 1px solid var(--line); }
 tbody th { font-weight: 550; }
-td .note { color: var(--soft); font-size: 0.82rem; font-weight: 400; line-height: 1.35; }
+td .note { color: var(--soft); font-size: 0.88em; font-weight: 400; line-height: 1.35; }
 .settings { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 160px), 1fr)); gap: 12px 20px; }
 .settings.long { grid-template-columns: repeat(auto-fill, minmax(min(100%, 240px), 1fr)); }
 .settings + h3 { margin-top: 26px; padding-top: 22px; border-top: 1px solid var(--line); }
@@ -85,8 +86,11 @@ td .note { color: var(--soft); font-size: 0.82rem; font-weight: 400; line-height
 .bar { background: linear-gradient(var(--tint), var(--tint)) no-repeat right top 5px / var(--part) 1.75em; }
 .judged { table-layout: fixed; }
 .judged thead td { width: 26%; }
+.judged thead th { white-space: normal; overflow-wrap: anywhere; }
 .best { font-weight: 700; }
-.dot { display: inline-block; width: 0.7em; height: 0.7em; border-radius: 50%; margin-right: 0.5em; }
+.dot {
+  display: inline-block; width: 0.72em; height: 0.72em; margin-right: 0.5em; border: 0.16em solid; border-radius: 50%;
+}
 .whole { white-space: nowrap; }
 .spark { width: 80px; height: 20px; vertical-align: -4px; margin-right: 8px; }
 .spark polyline { fill: none; stroke: currentColor; stroke-width: 1.5; stroke-linejoin: round; }
@@ -116,14 +120,19 @@ details .scroll { margin-top: 10px; }
   main, header, footer { max-width: none; padding-left: 0; padding-right: 0; }
   .card, figure, .tile, tr { break-inside: avoid; }
   h2, h3 { break-after: avoid; }
+  .plots { grid-template-columns: repeat(3, 1fr); }
   .scroll { overflow: visible; }
+  table { font-size: 8pt; min-width: 0 !important; }
+  th, td { padding: 4px 6px; }
+  th.whole, .judged td { white-space: normal; }
+  .spark { width: 44px; margin-right: 4px; }
   .bar { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """
 
 _PAGE = """
 {%- macro swatch(run) %}
-{% if several %}<span class="dot" style="background: {{ run.number | colour }}"></span>{% endif %}
+{% if several %}<span class="dot" style="{{ run.number | look }}"></span>{% endif %}
 {% endmacro %}
 {%- macro settings(rows, more="") %}
 <dl class="settings {{ more }}">
@@ -167,18 +176,18 @@ _PAGE = """
 <h2 id="runs">Runs</h2>
 <div class="card scroll"><table>
   <thead><tr>
-    <th scope="col">run</th><th scope="col">method</th><th scope="col">data</th>
-    <th scope="col" class="number">epochs</th><th scope="col">training loss</th><th scope="col">kNN accuracy</th>
-    <th scope="col" class="number">best kNN</th><th scope="col" class="number">time</th>
+    <th scope="col">run</th><th scope="col">kNN accuracy</th><th scope="col" class="number">best kNN</th>
+    <th scope="col">training loss</th><th scope="col">method</th><th scope="col">data</th>
+    <th scope="col" class="number">epochs</th><th scope="col" class="number">time</th>
   </tr></thead>
   <tbody>
   {% for run in runs %}
     <tr>
       <th scope="row" class="whole">{{ swatch(run) }}<a href="#run-{{ run.number }}">{{ run.name }}</a></th>
-      <td>{{ run.method }}</td><td>{{ run.data }}</td><td class="number">{{ run.epochs }}</td>
+      <td class="whole">{{ run.knn_line | safe }}{{ run.knn }}</td><td class="number">{{ run.best_knn }}</td>
       <td class="whole">{{ run.loss_line | safe }}{{ run.loss }}</td>
-      <td class="whole">{{ run.knn_line | safe }}{{ run.knn }}</td>
-      <td class="number">{{ run.best_knn }}</td><td class="number">{{ run.time }}</td>
+      <td>{{ run.method }}</td><td>{{ run.data }}</td>
+      <td class="number">{{ run.epochs }}</td><td class="number">{{ run.time }}</td>
     </tr>
   {% endfor %}
   </tbody>
@@ -201,7 +210,7 @@ _PAGE = """
 {% if judged.tables %}
 <h2 id="judgements">What the encoder is worth</h2>
 {% for table in judged.tables %}
-<div class="card scroll"><table class="judged" style="min-width: {{ 160 + 100 * table.heads | length }}px">
+<div class="card scroll"><table class="judged" style="min-width: {{ 150 + 130 * table.heads | length }}px">
   <thead><tr><td></td>
     {% for head in table.heads %}<th scope="col" class="number">{{ swatch(head) }}{{ head.name }}</th>{% endfor %}
   </tr></thead>
