@@ -107,6 +107,7 @@ class Browser:
 @contextlib.contextmanager
 def browser(profile: Path) -> Iterator[Browser]:
     """Start a browser with an empty profile, and end it."""
+    program = find()
     theirs_in, commands = os.pipe()
     answers, theirs_out = os.pipe()
     # Far above 4, so that neither is in the way of the other when they are moved.
@@ -116,7 +117,7 @@ def browser(profile: Path) -> Iterator[Browser]:
         "-c",
         _START,
         *map(str, far),
-        find(),
+        program,
         *_FLAGS,
         f"--user-data-dir={profile}",
         "about:blank",

@@ -10,7 +10,7 @@ import shutil
 
 import numpy as np
 import pytest
-from browser import browser
+from browser import browser, find
 from PIL import Image
 from small_methods import fit, tiny
 
@@ -329,3 +329,9 @@ def test_a_browser_prints_it(pages, tab):
     assert tab.ask("getComputedStyle(document.documentElement).getPropertyValue('--card')").strip() == "#ffffff"
     assert tab.ask("document.documentElement.scrollWidth") == 700
     assert len(tab.call("Page.printToPDF", printBackground=True)["data"]) > 20_000
+
+
+def test_without_a_browser_one_sentence_says_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match=r"^no browser: none of chromium, .* is installed \(Debian: apt-get install"):
+        find()
