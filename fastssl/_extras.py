@@ -1,23 +1,25 @@
-"""The optional packages of ``pip install 'fastssl[train]'``: one place that imports them, one sentence when absent."""
+"""The optional packages, such as of ``pip install 'fastssl[train]'``: imported here, with one sentence when absent."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-# What the train extra brings: module name -> name on the package index.
-TRAIN_EXTRA = {
-    "timm": "timm",
-    "lightning": "lightning",
-    "torchvision": "torchvision",
-    "sklearn": "scikit-learn",
-    "matplotlib": "matplotlib",
-    "safetensors": "safetensors",
-    "tensorboard": "tensorboard",
-    "tqdm": "tqdm",
+# What each extra brings: module name -> name on the package index.
+EXTRAS = {
+    "train": {
+        "timm": "timm",
+        "lightning": "lightning",
+        "torchvision": "torchvision",
+        "sklearn": "scikit-learn",
+        "matplotlib": "matplotlib",
+        "safetensors": "safetensors",
+        "tensorboard": "tensorboard",
+        "tqdm": "tqdm",
+    },
+    "text": {"tokenizers": "tokenizers"},
+    "export": {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
 }
-# Those of other extras, and which.
-OTHER_EXTRAS = {"tokenizers": "text"}
 
 
 class MissingExtraError(ImportError):
@@ -44,6 +46,6 @@ def require(module: str, needed_by: str) -> Any:
         # A module missing *inside* an installed package is that package's fault and must not be hidden.
         if error.name is not None and error.name.partition(".")[0] != top:
             raise
-        package = TRAIN_EXTRA.get(top, top)
-        extra = OTHER_EXTRAS.get(top, "train")
+        extra = next((name for name, packages in EXTRAS.items() if top in packages), "train")
+        package = EXTRAS[extra].get(top, top)
         raise MissingExtraError(f"{needed_by} needs {package}: pip install 'fastssl[{extra}]'") from None

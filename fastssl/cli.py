@@ -1,4 +1,4 @@
-"""The command ``fastssl``: pretrain, evaluate, compare, report, augment, bench, info."""
+"""The command ``fastssl``: pretrain, evaluate, export, compare, report, augment, bench, info."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import __version__, _cli_compare, _cli_evaluate, _cli_report, _cli_train
+from . import __version__, _cli_compare, _cli_evaluate, _cli_export, _cli_report, _cli_train
 from ._cli_methods import NO_DEFAULT
 
 EXAMPLES = """examples:
@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _cli_train.add_parsers(commands, settings)
     _cli_evaluate.add_parsers(commands, settings)
+    _cli_export.add_parsers(commands, settings)
     _cli_compare.add_parsers(commands, settings)
     _cli_report.add_parsers(commands, settings)
 
@@ -178,11 +179,12 @@ def bench_masking(args: argparse.Namespace) -> None:
 def info(args: argparse.Namespace) -> None:
     """Run ``fastssl info``."""
     from . import _backend
-    from ._extras import TRAIN_EXTRA
+    from ._extras import EXTRAS
 
     print(f"fastssl      {__version__}")
     print(f"python       {platform.python_version()}, {platform.system()} {platform.machine()}")
-    for package in ("torch", "triton", "numpy", *TRAIN_EXTRA.values()):
+    extras = (package for packages in EXTRAS.values() for package in packages.values())
+    for package in ("torch", "triton", "numpy", *extras):
         print(f"{package:12} {_version(package)}")
     print(f"\n{'op':15}{'backend':10}{'state':8}why")
     for op, backend, on, why in _backend.report():

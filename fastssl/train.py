@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ._environment import arguments, environment, recorded, versions
-from ._extras import TRAIN_EXTRA, require
+from ._extras import EXTRAS, require
 from ._settings import check, make_settings
 from .data import DataSet, Images, load
 from .methods import export_encoder
@@ -203,7 +203,7 @@ def fit(
         "settings": asdict(settings),
         "arguments": arguments(method),
         "environment": environment(accelerator),
-        "versions": versions(tuple(TRAIN_EXTRA.values())),
+        "versions": versions(tuple(EXTRAS["train"].values())),
     }
 
     if isinstance(images, Images) and getattr(method, "image_size", 0) is None:

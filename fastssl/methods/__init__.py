@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import nn
 
 from ._encoder import build_encoder, encode, export_encoder, load_encoder, rebuild, small_resnet, small_vit
+from ._export import export
 from ._mlp import mlp_encoder
 from ._signal import signal_encoder
 from ._text import text_encoder
@@ -60,6 +61,7 @@ __all__ = [
     "build_encoder",
     "denoising_loss",
     "encode",
+    "export",
     "export_encoder",
     "load_encoder",
     "mlp_encoder",
