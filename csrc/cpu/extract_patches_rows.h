@@ -7,6 +7,7 @@
 // clang-format on
 
 constexpr double VARIANCE_EPS = 1e-6, NOISE_DEVIATION = 0.01;
+constexpr int AHEAD = 8;  // rows
 
 // What becomes of the numbers of a channel: (x - mean) factor + shift.
 struct Affine {
@@ -56,23 +57,34 @@ void store_channel(ElementType type, char* out, const float* in, int64_t count, 
     store_some(type, element(type, (void*)out, i), (load(in + i) - a.mean) * a.factor + a.shift, count - i);
 }
 
+// Asks for a row that is read soon: rows are too far apart in memory to be foreseen.
+FASTSSL_INLINE void fetch(const char* row, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i);
+  __builtin_prefetch(row + bytes - 1);
+}
+
 // Channel c of the patch at `corner`; `out` has SLACK floats to spare.
 void load_channel(const ExtractPatches& e, int64_t corner, int64_t c, float* out) {
-  for (int y = 0; y < e.grid.height; ++y, out += e.grid.width) {
+  const int64_t width = e.grid.width;
+  for (int y = 0; y < e.grid.height; ++y, out += width) {
     const char* in = element(e.type, e.images, corner + c * e.channel + y * e.row);
     if (e.column == 1) {
-      convert(e.type, out, in, e.grid.width);
+      if (y + AHEAD < e.grid.height) fetch(element(e.type, in, AHEAD * e.row), width * bytes_of(e.type));
+      convert(e.type, out, in, width);
     } else {
-      convert_apart(e.type, out, 1, in, e.column, e.grid.width);
+      convert_apart(e.type, out, 1, in, e.column, width);
     }
   }
 }
 
 // Three channels that are interleaved, to places `plane` apart; `line` holds a row of them.
 void load_channels(const ExtractPatches& e, int64_t corner, float* out, int64_t plane, float* line) {
-  for (int y = 0; y < e.grid.height; ++y, out += e.grid.width) {
-    convert(e.type, line, element(e.type, e.images, corner + y * e.row), CHANNELS * (int64_t)e.grid.width);
-    for (int64_t x = 0; x < e.grid.width; x += LANES) {
+  const int64_t width = e.grid.width, numbers = CHANNELS * width;
+  for (int y = 0; y < e.grid.height; ++y, out += width) {
+    const char* in = element(e.type, e.images, corner + y * e.row);
+    if (y + AHEAD < e.grid.height) fetch(element(e.type, in, AHEAD * e.row), numbers * bytes_of(e.type));
+    convert(e.type, line, in, numbers);
+    for (int64_t x = 0; x < width; x += LANES) {
       const Triple t = split_channels(line + CHANNELS * x);
       store(out + x, t.a), store(out + plane + x, t.b), store(out + 2 * plane + x, t.c);
     }

@@ -17,6 +17,11 @@ FASTSSL_INLINE void multiply_wide(vuint a, uint32_t b, vuint* high, vuint* low) 
   const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64((__m256i)a, 32), _mm256_set1_epi32((int)b));
   *high = (vuint)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
   *low = (vuint)_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
+#elif defined(FASTSSL_X86)
+  const __m128i words = _mm_set1_epi32((int)b), evens = _mm_set1_epi64x(0xffffffff);
+  const __m128i even = _mm_mul_epu32((__m128i)a, words), odd = _mm_mul_epu32(_mm_srli_epi64((__m128i)a, 32), words);
+  *high = (vuint)_mm_or_si128(_mm_srli_epi64(even, 32), _mm_andnot_si128(evens, odd));
+  *low = (vuint)_mm_or_si128(_mm_and_si128(evens, even), _mm_slli_epi64(odd, 32));
 #else
   for (int i = 0; i < LANES; ++i) {
     const uint64_t product = (uint64_t)a[i] * b;
