@@ -94,31 +94,34 @@ class PatchPretext(Pretext):
                 _checks.count(name, pixels)
         self.published, self.patch_size, self.gap, self.jitter = published, patch_size, gap, jitter
 
-    def layout(self, height: int, width: int) -> tuple[int, int, int]:
-        """Return side, gap and jitter of the patches of a view of so many pixels.
+    def layout(self, height: int, width: int, margin: int = 0) -> tuple[int, int, int]:
+        """Return side, gap and jitter of the patches, in a margin of their own, of a view of so many pixels.
 
         Raises:
-            ValueError: the view is too small for patches of two pixels.
+            ValueError: the view is too small for patches of two pixels, or one patch of a vision transformer.
         """
-        side, (whole, *distances) = min(height, width), self.published
-        given = zip((self.gap, self.jitter), distances, strict=True)
-        gap, jitter = (round(side * share / whole) if pixels is None else pixels for pixels, share in given)
-        # Patches of a vision transformer divide those of the grid.
-        least = max(getattr(getattr(self.encoder, "patch_embed", None), "patch_size", (2,)))
-        size = (side - (GRID - 1) * gap - 2 * jitter) // GRID if self.patch_size is None else self.patch_size
-        size -= size % least if self.patch_size is None and least > 2 else 0
-        if size < min(2, least):
-            wanted = GRID * least + (GRID - 1) * gap + 2 * jitter
+        side, (whole, gap, jitter) = min(height, width), self.published
+        gap = -(-gap * side // whole) if self.gap is None else self.gap
+        # Patches that are moved towards each other, and what moves in their margins, never touch.
+        jitter = max(0, min(round(jitter * side / whole), (gap - 1) // 2) - margin)
+        jitter = jitter if self.jitter is None else self.jitter
+        if self.patch_size is not None:
+            return self.patch_size, gap, jitter
+        taken = (GRID - 1) * gap + 2 * (jitter + margin)
+        unit = max(getattr(getattr(self.encoder, "patch_embed", None), "patch_size", (1,)))
+        size, least = (side - taken) // (GRID * unit) * unit, max(2, unit)
+        if size < least:
             raise ValueError(
-                f"views: got images of {height} x {width}, want at least {wanted} pixels a side for {GRID} x {GRID} "
-                f"patches of {least}, {gap} apart, each moved by up to {jitter}"
+                f"views: got images of {height} x {width}, want at least {GRID * least + taken} pixels a side for "
+                f"{GRID} x {GRID} patches of {least}, {gap} apart, each moved by up to {jitter + margin}"
             )
         return size, gap, jitter
 
-    def cut(self, view: Tensor, seed: int | None, **defences: Any) -> tuple[Tensor, Tensor]:
-        """Return the patches [N, 9, C, p, p] of a view, and their corners [N, 9, 2]."""
-        size, gap, jitter = self.layout(*view.shape[2:])
-        return extract_patches(view, size, (GRID, GRID), gap, jitter, seed=seed, **defences)
+    def cut(self, view: Tensor, seed: int | None, margin: int = 0, **defences: Any) -> tuple[Tensor, Tensor]:
+        """Return the patches [N, 9, C, p, p] of a view, with so many pixels around, and their corners [N, 9, 2]."""
+        size, gap, jitter = self.layout(view.shape[2], view.shape[3], margin)
+        edge = 2 * margin
+        return extract_patches(view, size + edge, (GRID, GRID), gap - edge, jitter, seed=seed, **defences)
 
     def embed(self, patches: Tensor) -> Tensor:
         """Return the features [N, 9, f] of patches [N, 9, C, p, p]."""

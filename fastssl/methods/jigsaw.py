@@ -49,10 +49,11 @@ class Jigsaw(PatchPretext):
         hidden_dim: width of the head's hidden layer.
         patch_size: side of a tile in pixels; by default what gap and jitter leave of the view, the authors' 64 of 255.
         gap: pixels between the cells of the grid; by default in proportion to the authors' 21.
-        jitter: the farthest that a tile is moved along each axis, in pixels; by default in proportion to their 10.
+        jitter: the farthest that a tile is moved along each axis, in pixels; by default in proportion to their 10, of
+            which `channel_jitter` is a part.
         standardize: see `fastssl.functional.extract_patches`.
         gray_p: probability that an image is grey.
-        channel_jitter: the farthest that a channel of a tile is moved along each axis, in pixels; its edge is repeated.
+        channel_jitter: the farthest that a channel of a tile is moved along each axis, in pixels.
         transform: a batch of uint8 images -> list of one float view; by default a square crop of half the image or
             more, mirrored half of the time, but for grey characters up to 16 pixels.
         image_size: height and width of the view of the default transform; by default those of the images, and 224 for
@@ -90,10 +91,10 @@ class Jigsaw(PatchPretext):
         image_size: int | None = None,
         feature_dim: int | None = None,
     ) -> None:
-        super().__init__(encoder, (255, 21, 10), patch_size, gap, jitter, transform, image_size, feature_dim)
         _checks.int_in("permutations", permutations, 2, 1000)
         _checks.positive_int("hidden_dim", hidden_dim)
         _checks.count("channel_jitter", channel_jitter)
+        super().__init__(encoder, (255, 21, 10), patch_size, gap, jitter, transform, image_size, feature_dim)
         self.gray_p = _checks.fraction("gray_p", gray_p)
         self.standardize, self.channel_jitter = standardize, channel_jitter
         self.register_buffer("permutations", permutation_set(permutations).clone())
@@ -108,11 +109,15 @@ class Jigsaw(PatchPretext):
         if self.gray_p and view.shape[1] == 3:
             gray = torch.rand(len(view), 1, 1, 1, generator=generator, device=view.device) < self.gray_p
             view = torch.where(gray, _without_color(view), view)
-        tiles, _ = self.cut(view, seed, standardize=self.standardize)
-        if self.channel_jitter and view.shape[1] == 3:
-            tiles = _move_channels(tiles, self.channel_jitter, generator)
+        margin = self._margin(view)
+        tiles, _ = self.cut(view, seed, margin, standardize=self.standardize)
+        if margin:
+            tiles = _move_channels(tiles, margin, generator)
         k = torch.randint(len(self.permutations), (len(view),), generator=generator, device=view.device)
         return shuffle(tiles, self.permutations[k]), k
+
+    def _margin(self, view: Tensor) -> int:
+        return self.channel_jitter if view.shape[1] > 1 else 0
 
     def solve(self, tiles: Tensor) -> Tensor:
         """Return the logits [N, K] of shuffled tiles [N, 9, C, p, p]."""
@@ -134,7 +139,7 @@ class Jigsaw(PatchPretext):
 
     def _pictures(self, view: Tensor, seed: int) -> Pictures:
         tiles, k = self.puzzle(view, seed=seed)
-        shown, corners = self.cut(view, seed)
+        shown, corners = self.cut(view, seed, self._margin(view))
         shown = shuffle(shown, self.permutations[k])
         back = self.permutations[self.solve(tiles).argmax(1)].argsort(1)
         return {
@@ -156,12 +161,14 @@ def _without_color(view: Tensor) -> Tensor:
 
 
 def _move_channels(tiles: Tensor, most: int, generator: torch.Generator | None) -> Tensor:
-    """Move each channel of each tile [N, P, C, h, w] by up to so many pixels along each axis."""
+    """Move each channel of tiles [N, P, C, h, w] within a margin of so many pixels, which is cut off."""
     for axis in (3, 4):
-        side = tiles.shape[axis]
-        by = torch.randint(-most, most + 1, tiles.shape[:3], generator=generator, device=tiles.device)
-        source = (torch.arange(side, device=tiles.device) - by[..., None]).clamp(0, side - 1)
-        tiles = tiles.gather(axis, source.unsqueeze(7 - axis).expand_as(tiles))
+        places = torch.arange(tiles.shape[axis] - 2 * most, device=tiles.device)
+        by = torch.randint(2 * most + 1, tiles.shape[:3], generator=generator, device=tiles.device)
+        source = (by[..., None] + places).unsqueeze(7 - axis)
+        shape = [*tiles.shape]
+        shape[axis] = len(places)
+        tiles = tiles.gather(axis, source.expand(shape))
     return tiles
 
 
