@@ -329,7 +329,7 @@ METHODS = {
     "colorization": Method(
         "tell the colours of an image from its lightness",
         (
-            Option("rebalance", "how much more rare colours count, from 0 to 1, where all count alike", 0.5),
+            Option("rebalance", "the smaller, the more rare colours count; 1 counts all alike", 0.5),
             _STRIDE,
             _DECODER,
         ),
@@ -354,7 +354,7 @@ METHODS = {
         ),
         dense=True,
         channels=1,
-        small_fit={"lr": 1e-3, "batch_size": 32},
+        small_fit={"lr": 3e-3, "batch_size": 32},
     ),
     "ae": Method(
         "squeeze the image into a few numbers by linear layers, and reconstruct it from them",
@@ -386,7 +386,7 @@ METHODS = {
             Option("standardize", "leave brightness and contrast of patches as they are", True),
         ),
         batch_norm=False,
-        small_fit={"lr": 1e-3, "batch_size": 64},
+        small_fit={"lr": 2e-3, "batch_size": 64},
     ),
     "bert": Method(
         "hide words of a text, and tell which they were",

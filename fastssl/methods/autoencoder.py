@@ -37,7 +37,7 @@ class Autoencoder(OneView):
 
     Args:
         encoder: a module [B, C, H, W] -> features [B, f] or maps [B, f, h, w], or the name of a timm model, for RGB
-            images.
+            images. Its C is that of its attribute `in_chans`, or else of its first convolution.
         code_dim: width of the code, or channels of a map; by default the features are the code.
         decoder: a module code -> images [B, C, H, W]; with `allow_identity` it may take the images as well.
         decoder_dim: channels of the smallest map of the default decoder, halved with each doubling down to 16.
@@ -90,9 +90,10 @@ class Autoencoder(OneView):
         self.allow_identity = allow_identity
         if self.copying_is_best:
             self._check_width()
-        self.decoder = make_decoder(encoder, self.code_shape, decoder_dim, self.image_shape)
         self.decoder_sees_images = False
-        if decoder is not None:
+        if decoder is None:
+            self.decoder = make_decoder(encoder, self.code_shape, decoder_dim, self.image_shape)
+        else:
             self.decoder = decoder
             self._check_decoder()
 

@@ -65,18 +65,21 @@ class VariationalAutoencoder(Autoencoder):
         self.to_logvar = linear(self.features_shape, latent_dim)
 
     def terms(self, view: Tensor, *, seed: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return the error of the reconstruction and KL of each image of a view, float32 [N] both, in nats.
+        """Return the error of the reconstruction and KL of each image of a view, [N] both, in nats.
 
         Args:
             view: [N, C, H, W].
             seed: of the draws of the code; by default drawn.
+
+        Returns:
+            float32, or float64 of a method of such.
         """
         features = self._checked_features(view)
-        mu, logvar = self.to_code(features).float(), self.to_logvar(features).float()
+        mu, logvar = _wide(self.to_code(features)), _wide(self.to_logvar(features))
         generator = None if seed is None else torch.Generator(view.device).manual_seed(seed)
         noise = torch.randn(mu.shape, generator=generator, device=mu.device)
         made = self.decode(mu + (logvar / 2).exp() * noise, view)
-        error = (made.float() - view.float()).square().flatten(1).sum(1) / 2
+        error = (_wide(made) - view).square().flatten(1).sum(1) / 2
         return error, (mu.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1) / 2
 
     def forward(self, views: Sequence[Tensor], *, seed: int | None = None) -> Tensor:
@@ -109,3 +112,8 @@ class VariationalAutoencoder(Autoencoder):
         """As for `Autoencoder`, and a row "sample": what the decoder makes of codes from the standard normal."""
         rows = super().pictures(images, seed=seed)
         return rows if self.decoder_sees_images else {**rows, "sample": self.sample(len(images), seed=seed)}
+
+
+def _wide(x: Tensor) -> Tensor:
+    """As float32 or better."""
+    return x.to(torch.promote_types(torch.float32, x.dtype))
