@@ -39,7 +39,7 @@ SLOW_FILES = (
     "test_masked_methods.py", "test_masking_benchmark.py", "test_memory.py", "test_memory_bank.py", "test_moco.py",
     "test_moco_v3.py", "test_multi_crop.py", "test_packaging.py", "test_pairwise_logsumexp.py",
     "test_pairwise_softplus.py", "test_queue.py", "test_readme_examples.py", "test_report_page.py",
-    "test_sanitizers.py", "test_simsiam.py", "test_sinkhorn.py", "test_swav.py", "test_teachers_benchmark.py",
+    "test_context.py", "test_inpainting.py", "test_jigsaw.py", "test_rotation.py", "test_sanitizers.py", "test_simsiam.py", "test_sinkhorn.py", "test_swav.py", "test_teachers_benchmark.py",
     "test_thin_losses.py", "test_train.py", "test_triton_augment_compile.py", "test_triton_compile.py",
     "test_triton_interpreter.py", "test_triton_masking_compile.py", "test_triton_pairwise_compile.py",
     "test_triton_teachers_compile.py", "test_two_views.py",
