@@ -185,8 +185,8 @@ def _load(source: str | os.PathLike[str], split: str, image_size: int | None, de
     if source == "pydoc":
         return texts("pydoc", split=split)
     if source == "clips":
-        n, seed = {"train": (1000, 0), "test": (200, 2), "all": (1200, 4)}[split]
-        return clips(n, seed=seed, image_size=image_size or 32)
+        n, seed = {"train": (500, 0), "test": (100, 2), "all": (600, 4)}[split]
+        return clips(n, seed=seed, image_size=image_size or 64)
     return _folder(Path(source), split, image_size or 224, decode_size)
 
 
@@ -271,7 +271,7 @@ def photos(split: str = "train", *, image_size: int = 64) -> TensorImages:
     return TensorImages(images, labels, _photos.NAMES, "photos")
 
 
-def clips(n: int = 1000, frames: int = 8, *, seed: int = 0, image_size: int = 32) -> Clips:
+def clips(n: int = 500, frames: int = 8, *, seed: int = 0, image_size: int = 64) -> Clips:
     """Generated clips: two of the objects of `shapes` that move, turn and overlap, while the camera moves, too.
 
     Objects are striped in two colours, which they keep; those of the objects and of the background are drawn

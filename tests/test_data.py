@@ -330,8 +330,8 @@ def test_photos_have_two_classes_and_a_test_set_of_their_own():
 
 def test_clips_depend_on_the_seed_alone():
     first, again, other = data.clips(3, 5, seed=3), data.clips(3, 5, seed=3), data.clips(3, 5, seed=4)
-    assert first.clips.shape == (3, 5, 3, 32, 32)
-    assert first.masks.shape == (3, 5, 32, 32)
+    assert first.clips.shape == (3, 5, 3, 64, 64)
+    assert first.masks.shape == (3, 5, 64, 64)
     assert torch.equal(first.clips, again.clips)
     assert torch.equal(first.masks, again.masks)
     assert not torch.equal(first.clips, other.clips)
@@ -351,7 +351,7 @@ def test_objects_of_clips_move_and_keep_their_colours():
 
 def test_training_gets_whole_clips_and_evaluation_first_frames():
     clips = data.load("clips", split="test")
-    assert repr(clips) == "Clips('clips', 200 clips of 8 frames 3x32x32)"
+    assert repr(clips) == "Clips('clips', 100 clips of 8 frames 3x64x64)"
     assert not clips.labelled
     assert torch.equal(clips.batch([4, 2])[0], clips.clips[[4, 2], 0])
     assert torch.equal(clips.take([4, 2]).native_batch([1])[0], clips.clips[[2]])

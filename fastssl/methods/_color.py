@@ -14,7 +14,7 @@ from .._extras import require
 from .._images import RaggedImages
 from .._wide import Wide
 from ._encoder import Wrapper, build_encoder, encode, feature_map, input_channels, is_vit
-from ._one_view import OneView, Size
+from ._one_view import OneView, Size, only_view
 
 # sRGB's linear values to CIE XYZ, relative to the white D65.
 _TO_XYZ = (
@@ -147,31 +147,37 @@ def dense_encoder(name: str, in_chans: int, image_size: Size | None = None) -> n
 
 
 class ClassPrior(Wide):
-    """How often each class has been met: the mean over the batches so far.
+    """How often each class has been met, over the batches so far: in soft targets, and as the nearest.
 
     Args:
         classes: Q, which are taken to be equally frequent before the first batch.
     """
 
-    p: Tensor
+    soft: Tensor
+    nearest: Tensor
     batches: Tensor
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.register_buffer("p", torch.full((classes,), 1 / classes))
+        for name in ("soft", "nearest"):
+            self.register_buffer(name, torch.full((classes,), 1 / classes))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
     def update(self, index: Tensor, weight: Tensor) -> None:
-        """Count a batch: classes [N, K, h, w] and their weights, which add up to 1 over K."""
-        met = torch.zeros_like(self.p).index_add_(0, index.flatten(), weight.flatten().to(self.p))
+        """Count a batch: classes [N, K, h, w], the nearest first, and their weights, which add up to 1 over K."""
         self.batches += 1
-        self.p.lerp_(met * (index.shape[1] / index.numel()), 1 / self.batches)
+        for mean, at, share in (
+            (self.soft, index, weight),
+            (self.nearest, index[:, 0], torch.ones_like(weight[:, 0])),
+        ):
+            met = torch.zeros_like(mean).index_add_(0, at.flatten(), share.flatten().to(mean))
+            mean.lerp_(met / met.sum(), 1 / self.batches)
 
     def balance(self, uniform: float) -> Tensor:
-        """Return v = 1 / ((1 - uniform) p + uniform / Q) [Q], scaled such that the mean of v under p is 1."""
-        v = (1 - uniform) * self.p + uniform / len(self.p)
-        return 1 / (v * (self.p / v).sum())
+        """Return v = 1 / ((1 - uniform) soft + uniform / Q) [Q], scaled such that its mean over nearest ones is 1."""
+        v = 1 / ((1 - uniform) * self.soft + uniform / len(self.soft))
+        return v / (self.nearest * v).sum()
 
 
 def annealed_mean(logits: Tensor, values: Tensor, size: Sequence[int], temperature: float = 0.38) -> Tensor:
@@ -215,15 +221,26 @@ class ColorMethod(OneView):
         Raises:
             ValueError: the images are grey.
         """
-        check_colored(self, images)
+        check_colored(self, "images", images)
         return super().augment(images)
 
+    def only_view(self, views: Sequence[Tensor]) -> Tensor:
+        """Return the one view of a list.
 
-def check_colored(method: object, images: Any) -> None:
-    """Refuse grey images."""
+        Raises:
+            ValueError: there are more or fewer, or it is grey.
+        """
+        view = only_view(views)
+        check_colored(self, "views", view)
+        return view
+
+
+def check_colored(method: nn.Module, name: str, images: Tensor | RaggedImages) -> None:
+    """Check that images [B, C, H, W] or clips [B, T, C, H, W] have colours.
+
+    Raises:
+        ValueError: they are grey.
+    """
     channels = images.channels if isinstance(images, RaggedImages) else images.shape[-3]
     if channels != 3:
-        raise ValueError(
-            f"images: got {channels} channel, want 3: {type(method).__name__} learns from colours, which grey images "
-            "do not have"
-        )
+        raise ValueError(f"{name}: got {channels} channel, want 3: {type(method).__name__} learns from colours")

@@ -21,7 +21,7 @@ from ._color import (
     rgb_to_lab,
 )
 from ._encoder import fixed_size, frozen
-from ._one_view import Size, Transform, only_view
+from ._one_view import Size, Transform
 
 
 class Colorization(ColorMethod):
@@ -31,11 +31,12 @@ class Colorization(ColorMethod):
     colour of a place, a Gaussian of sigma 5, q its nearest point, and z the logits there:
 
         loss = mean over images and places of -v_q sum_k t_k log softmax(z)_k
-        v = 1 / ((1 - rebalance) p + rebalance / 313), scaled such that sum_k p_k v_k = 1
+        v = 1 / ((1 - rebalance) p + rebalance / 313), scaled such that the mean of v_q is 1
 
     Most places of most images are nearly grey, and a network that says so everywhere would do well: v makes rare
-    colours count more. p are the parts that classes have in the weights t of all batches so far, that of the step
-    included, and in the state dict; evaluation mode leaves them as they are.
+    colours count more. p are the parts that classes have in the weights t, and the mean is one over places, both of all
+    batches so far, that of the step included; they are in the state dict, and evaluation mode leaves them as they are.
+    An untrained network's loss is about ln 313 = 5.7462, as without v.
 
     `encoder` takes normalised RGB images, as any other, and shows their lightness L - 50 to the encoder that it is made
     of. One training step is ``loss = method(method.augment(images))``.
@@ -44,7 +45,7 @@ class Colorization(ColorMethod):
         encoder: a module [B, 1, H, W] -> features; or [B, 3, H, W], which gets the lightness in each channel; or the
             name of a timm model, a ResNet of which is made with a map of an eighth of the image's height and width.
             What is learnt from are its features before they are pooled, ``forward_features`` of timm.
-        rebalance: part of uniform in the mixture of which v is the inverse, in [0, 1]; 1 counts all colours alike.
+        rebalance: part of uniform in the mixture of which v is the inverse, in (0, 1]; 1 counts all colours alike.
         stride: the colours of every stride-th row and column are told.
         decoder_dim: width of the decoder.
         transform: a batch of uint8 images -> list of one float view; by default as for `MAE`.
@@ -55,7 +56,7 @@ class Colorization(ColorMethod):
         TypeError, ValueError: an argument is of another type or out of range.
         MissingExtraError: `encoder` is a name and timm is not installed.
 
-    In several processes p is that of the first, if buffers are broadcast as DistributedDataParallel does.
+    In several processes p and the mean are the first one's, if buffers are broadcast as DistributedDataParallel does.
 
     Source: Zhang, Isola and Efros 2016, "Colorful Image Colorization", with another network.
 
@@ -77,6 +78,10 @@ class Colorization(ColorMethod):
         feature_dim: int | None = None,
     ) -> None:
         rebalance = _checks.fraction("rebalance", rebalance)
+        if rebalance == 0:
+            raise ValueError(
+                "rebalance: got 0, want a number in (0, 1]: colours that are never met would count infinitely"
+            )
         for name, value in (("stride", stride), ("decoder_dim", decoder_dim)):
             _checks.positive_int(name, value)
         encoder = dense_encoder(encoder, 1, image_size) if isinstance(encoder, str) else encoder
@@ -93,7 +98,7 @@ class Colorization(ColorMethod):
         Raises:
             ValueError: there is not one view, or it is grey.
         """
-        view = only_view(views)
+        view = self.only_view(views)
         mean, std = transforms.statistics(3)
         lab, index, weight = lab_bins(view, stride=self.stride, mean=mean, std=std)
         logits = self.decoder(self.encoder.map(lab), index.shape[2:])

@@ -11,7 +11,7 @@ from .. import _checks, transforms
 from ..functional import ab_bins, lab_bins, sparse_cross_entropy
 from ._color import ColorMethod, MapDecoder, SplitBrainEncoder, annealed_mean, dense_encoder, lab_to_rgb, rgb_to_lab
 from ._encoder import fixed_size, frozen, rebuild, recipe_of
-from ._one_view import Size, Transform, only_view
+from ._one_view import Size, Transform
 
 LEVELS = 100  # of lightness
 
@@ -86,7 +86,7 @@ class SplitBrain(ColorMethod):
         Raises:
             ValueError: there is not one view, or it is grey.
         """
-        view = only_view(views)
+        view = self.only_view(views)
         mean, std = transforms.statistics(3)
         lab, index, weight = lab_bins(view, stride=self.stride, mean=mean, std=std)
         of_colors, of_lightness = self.predict(lab)

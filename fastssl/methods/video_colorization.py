@@ -60,7 +60,7 @@ class VideoColorization(OneView):
     each other.
 
     >>> method = fastssl.methods.VideoColorization("resnet18")
-    >>> fastssl.fit(method, fastssl.data.clips(1000))
+    >>> fastssl.fit(method, fastssl.data.clips(500))
     >>> fastssl.evaluate.label_propagation(method.encoder, fastssl.data.clips(100, seed=1)).similarity
     """
 
@@ -107,7 +107,7 @@ class VideoColorization(OneView):
         Raises:
             ValueError: the images are grey, or the clips too short.
         """
-        check_colored(self, images)
+        check_colored(self, "images", images)
         if isinstance(images, Tensor) and images.ndim == 5:
             return pick_frames(images, self.references + 1, self.image_size)
         (view,) = super().augment(images)
@@ -117,7 +117,7 @@ class VideoColorization(OneView):
         """Return the loss, a 0-d float32 tensor, of the frames of clips, of which the last is the target.
 
         Raises:
-            ValueError: there are fewer than two frames.
+            ValueError: there are fewer than two frames, or they are grey.
         """
         features, colors = self.look(views)
         if self.training and not self.clustered:
@@ -129,6 +129,7 @@ class VideoColorization(OneView):
         """Return features [T, B, d, h, w] and colours [T, B, 2, h, w] of frames [B, 3, H, W]."""
         if len(views) < 2:
             raise ValueError(f"views: got {len(views)} frames, want a reference and a target at least")
+        check_colored(self, "views", views[0])
         lab = rgb_to_lab(transforms.to_pixels(torch.cat(list(views))))
         features = self.embed(self.encoder.map(lab))
         colors = F.adaptive_avg_pool2d(lab[:, 1:], features.shape[2:])
@@ -149,7 +150,7 @@ class VideoColorization(OneView):
             Rows of pictures float32 [N, 3, H, W] in [0, 1]: "reference", the first frame; "target in grey"; "colours
             pointed at", those of the references, in the mean under the pointer; and "target".
         """
-        check_colored(self, images)
+        check_colored(self, "images", images)
         with frozen(self), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if images.ndim == 5:
