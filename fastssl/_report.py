@@ -350,10 +350,12 @@ def _told(run: _Run) -> dict[str, Any]:
     if not config["environment"]:
         run.lack("No environment and time: the run is of a version of fastssl that did not store them")
     seconds = _seconds(run)
+    judged = [each.scores["kNN"] for each in run.judgements if each.encoder == _TRAINED and "kNN" in each.scores]
+    last = [value for _, value in knn[-1:]] or judged[:1]
     return {
         "number": run.number, "name": run.name, "method": config.get("method", ""), "data": _data_name(config),
         "epochs": f"{done:.3g} of {epochs}" if epochs is not None and done < epochs else _plain(epochs or ""),
-        "loss": _number(loss[-1][1]) if loss else "", "knn": f"{_share(knn[-1][1])} %" if knn else "",
+        "loss": _number(loss[-1][1]) if loss else "", "knn": f"{_share(last[0])} %" if last else "",
         "best_knn": f"{_share(max(value for _, value in knn))} %" if knn else "",
         "loss_line": sparkline([value for _, value in loss], run.number),
         "knn_line": sparkline([value for _, value in knn], run.number),

@@ -210,7 +210,8 @@ _PAGE = """
 {% if judged.tables %}
 <h2 id="judgements">What the encoder is worth</h2>
 {% for table in judged.tables %}
-<div class="card scroll"><table class="judged" style="min-width: {{ 150 + 130 * table.heads | length }}px">
+{% set width = 150 + (130 if several else 92) * table.heads | length %}
+<div class="card scroll"><table class="judged" style="min-width: {{ width }}px">
   <thead><tr><td></td>
     {% for head in table.heads %}<th scope="col" class="number">{{ swatch(head) }}{{ head.name }}</th>{% endfor %}
   </tr></thead>

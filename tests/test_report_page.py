@@ -265,7 +265,9 @@ def test_a_comparison_is_read_where_it_lies(runs, tmp_path):
     (runs / "byol" / "evaluation.json").unlink()
     row = {"before": {"knn": result(0.5)}, "after": {"knn": result(0.75)}}
     (runs / "byol" / "row.json").write_text(json.dumps(row))
+    (runs / "byol" / "metrics.csv").unlink()
     assert "trained untrained kNN 75.0 50.0" in words(page(runs / "byol", tmp_path / "report.html"))
+    assert "time byol 75.0 % BYOL digits " in words(page(runs, tmp_path / "report.html"))
 
 
 def test_what_is_no_run_is_refused(runs, tmp_path):
