@@ -304,7 +304,7 @@ def _tiles(run: _Run) -> list[dict[str, str]]:
     untrained = scores[_UNTRAINED]
     for name, value in scores[_TRAINED].items():
         if name.startswith("linear"):
-            note = f"{100 * (value - untrained[name]):+.1f} over untrained" if name in untrained else ""
+            note = f"{100 * (value - untrained[name]):+.1f} against untrained" if name in untrained else ""
             tile(name, _share(value), "%", note)
     if loss:
         tile("training loss", _number(loss[-1][1]), note=f"{_number(loss[0][1])} at first")
