@@ -156,7 +156,7 @@ def test_it_learns():
 def test_pictures():
     method = make()
     rows = pretexts.check_pictures(method, uint8(6, 1, 16, 16))
-    assert list(rows) == ["image", "pair of patches", "second one as predicted"]
+    assert list(rows) == ["image", "two patches", "as predicted"]
     image, pair, predicted = rows.values()
     shown = pretexts.painted(pair)
     torch.testing.assert_close(pair[shown], image[shown], atol=1e-6, rtol=0)

@@ -127,7 +127,7 @@ class ContextPrediction(PatchPretext):
         pair = torch.stack([shown[:, CENTER], shown[row, second]], 1)
         places = (torch.stack([corners[:, CENTER], corners[row, cell]], 1) for cell in (second, guess))
         true, predicted = (paste(pair, place, view) for place in places)
-        return {"image": view, "pair of patches": true, "second one as predicted": predicted}
+        return {"image": view, "two patches": true, "as predicted": predicted}
 
 
 def pixelate(patches: Tensor, p: float, seed: int | None) -> Tensor:

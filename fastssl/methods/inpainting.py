@@ -44,7 +44,7 @@ class ContextEncoder(OneView):
             model, for RGB images.
         region: "center": a square in the middle; "blocks": rectangles anywhere, which may overlap.
         hole: side of the region as a fraction of the image's, in (0, 1); blocks have the area of such a square.
-        overlap: width of the band as a fraction of the image's smaller side, in [0, 0.5), at least a pixel unless 0.
+        overlap: width of the band as a fraction of the image's smaller side, in [0, 1), at least a pixel unless 0.
             In the middle it is part of the region; around blocks it comes to them.
         overlap_weight: > 0, of the squared error in the band.
         adversarial: a, in [0, 1); 0 makes no discriminator.
