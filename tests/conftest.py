@@ -42,7 +42,7 @@ SLOW_FILES = (
     "test_context.py", "test_inpainting.py", "test_jigsaw.py", "test_rotation.py", "test_sanitizers.py", "test_simsiam.py", "test_sinkhorn.py", "test_swav.py", "test_teachers_benchmark.py",
     "test_thin_losses.py", "test_train.py", "test_triton_augment_compile.py", "test_triton_compile.py",
     "test_triton_interpreter.py", "test_triton_masking_compile.py", "test_triton_pairwise_compile.py",
-    "test_triton_teachers_compile.py", "test_two_views.py",
+    "test_triton_teachers_compile.py", "test_two_views.py", "test_video_colorization.py",
 )  # fmt: skip
 
 

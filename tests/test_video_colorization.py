@@ -10,6 +10,7 @@ import pytest
 import torch
 from small_methods import check_resume, uint8
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import fastssl
 from fastssl import RaggedImages, data, evaluate, methods, transforms
@@ -100,6 +101,15 @@ def test_places_without_an_answer_do_not_count():
     loss.backward()
     assert loss.item() == 0
     assert not features.grad.any()
+
+
+@pytest.mark.parametrize(("width", "classes"), [(64, 16), (8, 16)])
+def test_no_scores_are_stored(width, classes):
+    """Fused attention takes it, which alone is allowed here."""
+    features, labels = torch.randn(4, 2, width, 8, 8, requires_grad=True), torch.randint(classes, (4, 2, 8, 8))
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        pointer_loss(features, labels, classes).backward()
+    assert features.grad.isfinite().all()
 
 
 def test_the_loss_is_taken_in_float32():

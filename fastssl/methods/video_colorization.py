@@ -181,9 +181,9 @@ def point(features: Tensor, values: Tensor, temperature: float) -> Tensor:
     """
     features = features.flatten(3).transpose(2, 3)
     keys, queries = features[:-1].transpose(0, 1).flatten(1, 2), features[-1]
-    # Fused attention wants values as wide as keys; further zeros in both change nothing.
+    # Fused attention wants values as wide as keys, and rows without gaps; further zeros in both change nothing.
     width = max(keys.shape[-1], values.shape[-1])
-    q, k, v = (F.pad(x, (0, width - x.shape[-1]))[:, None] for x in (queries, keys, values.to(keys)))
+    q, k, v = (F.pad(x, (0, width - x.shape[-1])).contiguous()[:, None] for x in (queries, keys, values.to(keys)))
     return F.scaled_dot_product_attention(q, k, v, scale=1 / temperature)[:, 0, :, : values.shape[-1]]
 
 
