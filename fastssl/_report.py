@@ -2,77 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import csv
 import datetime
-import json
 import os
-import shlex
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from . import __version__
 from ._compare_table import NUMBERS
-from ._extras import require
 from ._report_curves import curves, sparkline
 from ._report_html import page
+from ._report_read import GROUPS, TRAINED, UNTRAINED, Run, read_run, run_folders
 
 __all__ = ["report"]
 
-# The pictures that fit and evaluate leave, in this order, before all others; the curves are drawn anew.
-_CAPTIONS = {
-    "pictures.png": "What {method} does with eight images",
-    "embedding.png": "Features of the images over their first two principal components",
-    "evaluation.png": "Accuracy of the encoder, of the same one untrained, and of the pixels",
-    "latent.png": "The codes of the images, over two of their numbers or their principal components",
-    "label_efficiency.png": "Accuracy by the number of labels a class",
-    "retrieval.png": "Test images and their nearest training images in the features",
-    "shortcut_audit.png": "Accuracy with, without and against a cue that tells the class in training alone",
-}
-_GROUPS = ("settings", "arguments", "environment", "versions", "sessions")  # of config.json
-_REDRAWN = ("loss.png", "knn.png")
-_TRAINED, _UNTRAINED = "trained encoder", "untrained encoder"
 _COLUMNS = 6  # of a table that is read on paper, too
-_Row = dict[str, "float | None"]
 _Path = str | os.PathLike[str]
-
-
-@dataclass(frozen=True)
-class _Judgement:
-    """A result of `fastssl.evaluate`: in which way, of which encoder, the scores by their names, and how they came."""
-
-    way: str
-    encoder: str
-    scores: dict[str, float]
-    std: float | None
-    protocol: dict[str, Any]
-
-
-@dataclass
-class _Run:
-    """What the folder of a run holds, and what it lacks: sentences, and commands that help."""
-
-    number: int
-    folder: Path
-    name: str
-    config: dict[str, Any]
-    history: list[_Row] = field(default_factory=list)
-    encoder: dict[str, Any] = field(default_factory=dict)
-    judgements: list[_Judgement] = field(default_factory=list)
-    pictures: list[dict[str, Any]] = field(default_factory=list)
-    lacks: list[dict[str, str]] = field(default_factory=list)
-
-    def points(self, column: str) -> list[tuple[float, float]]:
-        """Return (epoch, value) of the rows of the history that tell a value."""
-        named = [(row["epoch"], row.get(column)) for row in self.history]
-        return [(epoch, value) for epoch, value in named if epoch is not None and value is not None]
-
-    def lack(self, what: str, command: str = "") -> None:
-        """Note what the page leaves out."""
-        self.lacks.append({"what": what, "command": command})
 
 
 def report(runs: _Path | Sequence[_Path], out: _Path = "report.html", *, title: str | None = None) -> Path:
@@ -103,10 +49,10 @@ def report(runs: _Path | Sequence[_Path], out: _Path = "report.html", *, title: 
     out = Path(out)
     if out.is_dir():
         raise ValueError(f"out: got the folder {str(out)!r}, want a file such as report.html")
-    folders = list({folder.resolve(): folder for each in given for folder in _folders(Path(each))}.values())
+    folders = list({folder.resolve(): folder for each in given for folder in run_folders(Path(each))}.values())
     names = [folder.resolve().name for folder in folders]
     read = [
-        _read(number, folder, name if names.count(name) == 1 else str(folder))
+        read_run(number, folder, name if names.count(name) == 1 else str(folder))
         for number, (folder, name) in enumerate(zip(folders, names, strict=True))
     ]
     content = {
@@ -123,133 +69,6 @@ def report(runs: _Path | Sequence[_Path], out: _Path = "report.html", *, title: 
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page(content), encoding="utf-8")
     return out
-
-
-def _folders(folder: Path) -> list[Path]:
-    """Return the folder of a run, or those of the runs in it."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"runs: no folder {str(folder)!r}")
-    if (folder / "config.json").is_file():
-        return [folder]
-    found = sorted(path.parent for path in folder.glob("*/config.json"))
-    if not found:
-        raise ValueError(f"runs: {str(folder)!r} holds no config.json, want the folder of a run of fastssl.fit")
-    return found
-
-
-def _read(number: int, folder: Path, name: str) -> _Run:
-    """Read what the folder of a run holds."""
-    try:
-        config = _config(folder / "config.json")
-    except ValueError as error:
-        raise ValueError(f"runs: {error}") from None
-    run = _Run(number, folder, name, config)
-    run.history = _part(run, "metrics.csv", _history) or []
-    run.encoder = _part(run, "encoder.json", _json) or {}
-    evaluated = f"fastssl evaluate {shlex.quote(str(folder))}"
-    if not config.get("classes"):
-        evaluated += " --data LABELLED"
-    if (folder / "row.json").is_file() and not (folder / "evaluation.json").is_file():
-        run.judgements = _part(run, "row.json", _compared) or []
-    else:
-        run.judgements = _part(run, "evaluation.json", lambda path: _judgements(_json(path)), evaluated) or []
-    found = sorted(path.name for path in folder.glob("*.png") if path.name not in (*_CAPTIONS, *_REDRAWN))
-    for file in (*_CAPTIONS, *found):
-        picture = _part(run, file, lambda path: _picture(path, config), evaluated if file == "evaluation.png" else "")
-        run.pictures += [picture] if picture else []
-    return run
-
-
-# What a run without a file lacks; the command that writes it stands in its place where there is one.
-_LACKS = {
-    "metrics.csv": "No curves, as there is no metrics.csv, which fastssl.fit writes while it trains",
-    "encoder.json": "No encoder yet: fastssl.fit exports it when the run ends, and with resume=True goes on to there",
-    "evaluation.json": "Not judged beside an untrained encoder yet",
-    "pictures.png": "No pictures.png: fastssl.fit draws it when the run ends, of a method that has .pictures(images)",
-    "embedding.png": "No map of the features: fastssl.fit draws it when the run ends",
-}
-
-
-def _part(run: _Run, file: str, read: Callable[[Path], Any], command: str = "") -> Any:
-    """Read a file of a run, or note that it is missing or damaged, and return None."""
-    path = run.folder / file
-    if not path.is_file():
-        if file in _LACKS:
-            run.lack(_LACKS[file], command)
-        return None
-    try:
-        return read(path)
-    except ValueError as error:
-        run.lack(f"Left out: {error}", command)
-        return None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} is damaged ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{str(path)!r} is damaged (a {type(content).__name__}, want an object)")
-    return content
-
-
-def _config(path: Path) -> dict[str, Any]:
-    config = _json(path)
-    for name in _GROUPS:
-        kind = list if name == "sessions" else dict
-        if not isinstance(config.setdefault(name, kind()), kind):
-            raise ValueError(f"{str(path)!r} is damaged ({name} is a {type(config[name]).__name__})")
-    return config
-
-
-def _history(path: Path) -> list[_Row]:
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = [
-                {name: float(value) if value else None for name, value in row.items()} for row in csv.DictReader(file)
-            ]
-        if not rows or None in [row["epoch"] for row in rows]:
-            raise ValueError("a row without its epoch" if rows else "no rows")
-    except (ValueError, TypeError, KeyError) as error:
-        reason = f"no column {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"{str(path)!r} is damaged ({reason})") from None
-    return rows
-
-
-def _picture(path: Path, config: dict[str, Any]) -> dict[str, Any]:
-    image_module = require("PIL.Image", "fastssl.report")
-    try:
-        with image_module.open(path) as image:
-            image.load()
-            width, height = image.size
-    except Exception as error:  # PIL raises many types on damaged files
-        raise ValueError(f"{str(path)!r} is damaged ({error})") from None
-    plain = path.stem.replace("_", " ").replace("-", " ")
-    caption = _CAPTIONS.get(path.name, plain.capitalize()).format(method=config.get("method", "the method"))
-    source = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-    return {
-        "source": source, "width": width, "height": height, "caption": caption, "wide": width > 2 * height,
-    }  # fmt: skip
-
-
-def _judgements(table: dict[str, Any]) -> list[_Judgement]:
-    """Return the results of evaluation.json, by encoder and way: with scores and protocol, or an accuracy alone."""
-    found = []
-    for encoder, results in table.items():
-        for way, result in results.items() if isinstance(results, dict) else ():
-            told = result if isinstance(result, dict) else {"accuracy": result}
-            named = told.get("scores") or {way: told.get("accuracy")}
-            scores = {name: float(value) for name, value in named.items() if isinstance(value, (int, float))}
-            if scores:
-                found.append(_Judgement(way, encoder, scores, told.get("std"), told.get("protocol") or {}))
-    return found
-
-
-def _compared(path: Path) -> list[_Judgement]:
-    """Return the results that `fastssl compare` keeps beside a run."""
-    row = _json(path)
-    return _judgements({_TRAINED: row.get("after"), _UNTRAINED: row.get("before")})
 
 
 def _number(value: float, digits: int = 4) -> str:
@@ -280,13 +99,13 @@ def _data_name(config: dict[str, Any]) -> str:
     return Path(str(config.get("data") or "unknown data")).name
 
 
-def _seconds(run: _Run) -> float | None:
+def _seconds(run: Run) -> float | None:
     """Return how long the run took, over all of its sessions; None where one was killed and told nothing."""
     lengths = [session.get("seconds") for session in run.config["sessions"]]
     return sum(lengths) if lengths and None not in lengths else None
 
 
-def _tiles(run: _Run) -> list[dict[str, str]]:
+def _tiles(run: Run) -> list[dict[str, str]]:
     """Return what is said of a run in the largest letters."""
     tiles: list[dict[str, str]] = []
 
@@ -298,11 +117,11 @@ def _tiles(run: _Run) -> list[dict[str, str]]:
         at, best = max(knn, key=lambda point: point[1])
         note = f"best {_share(best)} at epoch {at:g}" + (f", {_share(knn[0][1])} untrained" if knn[0][0] == 0 else "")
         tile("kNN accuracy", _share(knn[-1][1]), "%", note)
-    scores: dict[str, dict[str, float]] = {_TRAINED: {}, _UNTRAINED: {}}
+    scores: dict[str, dict[str, float]] = {TRAINED: {}, UNTRAINED: {}}
     for judgement in run.judgements:
         scores.setdefault(judgement.encoder, {}).update(judgement.scores)
-    untrained = scores[_UNTRAINED]
-    for name, value in scores[_TRAINED].items():
+    untrained = scores[UNTRAINED]
+    for name, value in scores[TRAINED].items():
         if name.startswith("linear"):
             note = f"{100 * (value - untrained[name]):+.1f} against untrained" if name in untrained else ""
             tile(name, _share(value), "%", note)
@@ -316,11 +135,11 @@ def _tiles(run: _Run) -> list[dict[str, str]]:
     return tiles
 
 
-def _groups(run: _Run) -> list[dict[str, Any]]:
+def _groups(run: Run) -> list[dict[str, Any]]:
     """Return everything that was set, by groups of (name, value)."""
     config = run.config
     classes = config.get("classes", ())
-    about = {name: value for name, value in config.items() if name not in _GROUPS}
+    about = {name: value for name, value in config.items() if name not in GROUPS}
     if classes:
         about["classes"] = f"{len(classes)}: {_plain(classes)}"
     environment = dict(config["environment"])
@@ -338,7 +157,7 @@ def _groups(run: _Run) -> list[dict[str, Any]]:
     return [{"title": title, "rows": _rows(rows)} for title, rows in groups.items() if rows]
 
 
-def _told(run: _Run) -> dict[str, Any]:
+def _told(run: Run) -> dict[str, Any]:
     """Return what the template says of a run."""
     config, loss, knn = run.config, run.points("loss"), run.points("knn")
     epochs, reached = config["settings"].get("epochs"), run.points("epoch")
@@ -350,7 +169,7 @@ def _told(run: _Run) -> dict[str, Any]:
     if not config["environment"]:
         run.lack("No environment and time: the run is of a version of fastssl that did not store them")
     seconds = _seconds(run)
-    judged = [each.scores["kNN"] for each in run.judgements if each.encoder == _TRAINED and "kNN" in each.scores]
+    judged = [each.scores["kNN"] for each in run.judgements if each.encoder == TRAINED and "kNN" in each.scores]
     last = [value for _, value in knn[-1:]] or judged[:1]
     return {
         "number": run.number, "name": run.name, "method": config.get("method", ""), "data": _data_name(config),
@@ -370,7 +189,7 @@ def _told(run: _Run) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _plots(runs: Sequence[_Run]) -> list[dict[str, str]]:
+def _plots(runs: Sequence[Run]) -> list[dict[str, str]]:
     """Return the curves of all runs, over each other."""
     one = runs[0] if len(runs) == 1 else None
     plots = []
@@ -397,13 +216,13 @@ def _plots(runs: Sequence[_Run]) -> list[dict[str, str]]:
     return plots
 
 
-def _judged(runs: Sequence[_Run]) -> dict[str, Any]:
+def _judged(runs: Sequence[Run]) -> dict[str, Any]:
     """Return tables of judgements, of a few columns each, and their protocols.
 
     The columns are the encoders of one run; of several runs they are the runs, with their other encoders in small.
     """
     several = len(runs) > 1
-    columns: list[tuple[_Run, str]] = [(run, _TRAINED) for run in runs if run.judgements]
+    columns: list[tuple[Run, str]] = [(run, TRAINED) for run in runs if run.judgements]
     if not several:
         columns = [(run, name) for run in runs for name in dict.fromkeys(each.encoder for each in run.judgements)]
     every = [judgement for run in runs for judgement in run.judgements]
@@ -427,7 +246,7 @@ def _judged(runs: Sequence[_Run]) -> dict[str, Any]:
     return {"tables": tables, "plain": _listed(plain) if plain else "", "protocols": _protocols(runs)}
 
 
-def _protocols(runs: Sequence[_Run]) -> list[dict[str, Any]]:
+def _protocols(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Return how each way of judging was done; what was not the same for all is told with whose it is."""
     ways: dict[str, dict[str, dict[tuple[str, str], str]]] = {}  # the value of each run and encoder, by name, by way
     for run in runs:
@@ -462,7 +281,7 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _cell(run: _Run, encoder: str, way: str, name: str, rivals: Sequence[tuple[_Run, str]]) -> dict[str, Any] | None:
+def _cell(run: Run, encoder: str, way: str, name: str, rivals: Sequence[tuple[Run, str]]) -> dict[str, Any] | None:
     """Return what a table says of one score; None if there is none."""
     found = {each.encoder: each for each in run.judgements if each.way == way and name in each.scores}
     if encoder not in found:
@@ -487,7 +306,7 @@ def _rows(settings: dict[str, Any]) -> list[tuple[str, str]]:
     return [(name, _plain(value)) for name, value in settings.items()]
 
 
-def _differing(runs: Sequence[_Run]) -> dict[str, Any]:
+def _differing(runs: Sequence[Run]) -> dict[str, Any]:
     """Return the settings that are not the same for all runs."""
     flat = [
         {"method": run.config.get("method"), "data": run.config.get("data"), **run.config["settings"],
@@ -502,7 +321,7 @@ def _differing(runs: Sequence[_Run]) -> dict[str, Any]:
     return {"names": names, "values_of": [[_plain(each.get(name, "")) for name in names] for each in flat]}
 
 
-def _title(runs: Sequence[_Run]) -> str:
+def _title(runs: Sequence[Run]) -> str:
     methods = list(dict.fromkeys(str(run.config.get("method", "")) for run in runs))
     sets = list(dict.fromkeys(_data_name(run.config) for run in runs))
     told = _listed(methods) if len(methods) <= 4 else f"{len(methods)} methods"
@@ -514,7 +333,7 @@ def _listed(words: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _summary(runs: Sequence[_Run]) -> str:
+def _summary(runs: Sequence[Run]) -> str:
     config, several = runs[0].config, len(runs) > 1
     settings, size, classes = config["settings"], config.get("image_size"), config.get("classes")
     told = [f"{len(runs)} runs"] if several else []

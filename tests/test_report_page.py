@@ -182,11 +182,11 @@ def test_nothing_is_loaded_and_nothing_runs(runs, tmp_path):
 
 
 def test_pictures_are_inside(runs, tmp_path):
-    Image.fromarray(np.zeros((4, 6), np.uint8)).save(runs / "simclr" / "nearest_images.png")
+    Image.fromarray(np.zeros((4, 6), np.uint8)).save(runs / "simclr" / "nearest_{images}.png")
     source = page(runs / "simclr", tmp_path / "report.html")
     assert source.count('<img src="data:image/png;base64,') == 3
     assert "What SimCLR does with eight images" in source
-    assert "Nearest images" in source
+    assert "Nearest {images}" in source
     assert 'width="6" height="4"' in source
 
 
