@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 SOURCES := $(wildcard csrc/*/*) setup.py pyproject.toml
 
-.PHONY: help demo test quick lint format bench compare report gpu-check clean
+.PHONY: help demo test browser quick lint format bench compare report gpu-check clean
 help:
 	@echo "make demo       train SimCLR and MAE on real images with the fused kernels, evaluate, write runs/demo/report.md"
 	@echo "make test       linter, type checker and the whole test suite"
@@ -33,8 +33,14 @@ demo: $(VENV)/built
 
 # The tests of two workers share the cores: a thread that waits for another must sleep, not spin.
 test quick: export OMP_WAIT_POLICY := passive
-test: lint
+test: lint browser
 	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder
+
+# The page of `fastssl report` is looked at in a browser, the one thing that pip does not have.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+browser:
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
+	  { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq chromium; }
 
 quick: $(VENV)/built
 	$(PYTEST) -n 2 --dist worksteal -x -m "not slow"
