@@ -27,10 +27,10 @@ ROOT = Path(__file__).resolve().parent.parent
 NO_CUDA = "gpu-check: no CUDA device is available to PyTorch on this machine, so there is nothing to check"
 # Seconds; together they stay under 9 minutes.
 LIMITS = {
-    "build": 120, "probes": 80, "tests": 155, "ntxent": 45, "contrastive": 40, "augment": 30, "masking": 35,
-    "teachers": 30,
+    "build": 115, "probes": 80, "tests": 150, "ntxent": 40, "contrastive": 40, "augment": 30, "masking": 35,
+    "teachers": 30, "pretexts": 18,
 }  # fmt: skip
-OPS = ("ntxent", "contrastive", "augment", "masking", "teachers")
+OPS = ("ntxent", "contrastive", "augment", "masking", "teachers", "pretexts")
 LAST_PROBLEM = 0.6  # of a benchmark's limit: after it no further problem is begun
 _DRAWS = ("hypothesis", "scipy")
 # Where there is a CUDA device, they run on it; each with the packages that it needs beyond pytest.
@@ -53,6 +53,7 @@ TESTS = {
     "test_masked_mse.py": _DRAWS[:1],
     "test_masked_mse_backward.py": (),
     "test_masking.py": (*_DRAWS, "lightly", "timm"),
+    "test_extract_patches.py": _DRAWS,
     "test_dino_loss.py": _DRAWS[:1],
     "test_dino_loss_op.py": (),
     "test_ibot_loss.py": (),
@@ -216,9 +217,20 @@ def teachers_line(r: dict[str, Any]) -> str:
     )
 
 
+def pretexts_line(r: dict[str, Any]) -> str:
+    """A whole pass."""
+    if not r["whole"]:
+        return ""
+    peak = "-" if r["peak_mib"] is None else f"{r['peak_mib']:.1f}"
+    return (
+        f"  {r['title']:31}{r['dtype']:9}{r['n']:5}{r['side']:5} {r['provider']:15}{r['time_ms']:9.3f} ms"
+        f"{peak:>9} MiB{r['time_over_floor']:7.2f} x floor{r['time_over_fastssl']:7.2f} x fastssl"
+    )
+
+
 LINES = {
     "ntxent": ntxent_line, "contrastive": contrastive_line, "augment": augment_line, "masking": masking_line,
-    "teachers": teachers_line,
+    "teachers": teachers_line, "pretexts": pretexts_line,
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import report_augment
 import report_contrastive
 import report_masking
+import report_pretexts
 import report_teachers
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
@@ -29,6 +30,7 @@ BARS = {
     "fastssl": "#0072B2", "torchvision-uint8": "#E69F00", "torchvision-float": "#D55E00", "lightly": "#009E73",
     "kornia": "#CC79A7", "compile": "#E69F00", "eager": "#D55E00", "timm": "#CC79A7",
     "pml": "#CC79A7", "open_clip": "#56B4E9", "info-nce-pytorch": "#F0E442", "pairs": "#CC79A7",
+    "slices": "#CC79A7", "torchvision": "#009E73",
 }  # fmt: skip
 _GREY, _INK = "#8a939c", "#22303c"
 
@@ -125,6 +127,13 @@ def draw_teachers(result: dict[str, Any], folder: Path) -> list[Path]:
     return _bars(rows, report_teachers, title, "median time", folder / "teachers_time.png")
 
 
+def draw_pretexts(result: dict[str, Any], folder: Path) -> list[Path]:
+    """Draw `pretexts_time.png` of one machine's result: a group of bars an op and its sizes."""
+    title = f"Ops of the classic pretexts, float32\n{result['environment']['machine_name']}"
+    rows = [{**r, "floor_ms": r["floor_bytes_ms"]} for r in report_pretexts.compared(result["rows"])]
+    return _bars(rows, report_pretexts, title, "median time", folder / "pretexts_time.png")
+
+
 def _bars(rows: list[dict[str, Any]], report: Any, title: str, ylabel: str, path: Path) -> list[Path]:
     """A group of bars for each title of a section, a bar for each of its names, and a line for the floor."""
     titles = list(dict.fromkeys(report.row_title(r) for r in rows))
@@ -160,7 +169,7 @@ def _bars(rows: list[dict[str, Any]], report: Any, title: str, ylabel: str, path
 
 DRAW = {
     "ntxent": draw_ntxent, "augment": draw_augment, "masking": draw_masking, "contrastive": draw_contrastive,
-    "teachers": draw_teachers,
+    "teachers": draw_teachers, "pretexts": draw_pretexts,
 }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ import report_contrastive
 import report_distributed
 import report_masking
 import report_ntxent
+import report_pretexts
 import report_teachers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,8 +30,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- bench:{op}:begin -->", "<!-- bench:{op}:end -->"
 SECTIONS = {
     "ntxent": report_ntxent, "contrastive": report_contrastive, "cached": report_cached, "augment": report_augment,
-    "masking": report_masking, "teachers": report_teachers, "distributed": report_distributed,
-    "compare": report_compare,
+    "masking": report_masking, "teachers": report_teachers, "pretexts": report_pretexts,
+    "distributed": report_distributed, "compare": report_compare,
 }  # fmt: skip
 Results = dict[str, dict[str, Any]]  # by machine
 

@@ -276,6 +276,9 @@ def test_gpu_check_gathers_what_its_steps_found(tmp_path, monkeypatch, capsys):
         "teachers": {"op": "teachers", "title": "DINO", "mode": "fwd_bwd", "dtype": "bfloat16", "m": 64, "n": 65536,
                      "views": 10, "provider": "fastssl", "time_ms": 0.3, "peak_mib": None, "gradients_mib": 80.0,
                      "time_over_floor": 1.23, "time_over_fastssl": 1.0},
+        "pretexts": {"op": "pretexts", "title": "tiles", "mode": "fwd", "whole": True, "dtype": "float32", "n": 256,
+                     "side": 255, "provider": "fastssl", "time_ms": 0.1, "peak_mib": 1.0, "time_over_floor": 1.34,
+                     "time_over_fastssl": 1.0},
     }  # fmt: skip
 
     def run(command, *rest):
@@ -303,6 +306,7 @@ def test_gpu_check_gathers_what_its_steps_found(tmp_path, monkeypatch, capsys):
         assert "predicted floor 0.14 us" in printed
         assert "50 % of a copy's rate" in printed
         assert "1.23 x floor" in printed
+        assert "1.34 x floor" in printed
         assert ("no_sync       FAIL" in printed) != sync_is_fine
 
 
@@ -335,3 +339,4 @@ def test_pytest_finds_the_benchmarks():
     assert "bench_augment.py::test_augment[" in done.stdout
     assert "bench_masking.py::test_masking[" in done.stdout
     assert "bench_teachers.py::test_teachers[" in done.stdout
+    assert "bench_pretexts.py::test_pretexts[" in done.stdout

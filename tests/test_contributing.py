@@ -41,6 +41,7 @@ def test_every_op_has_its_file_in_every_layer() -> None:
         {"sample_params": "augment", "dino_loss": "teachers", "sinkhorn": "teachers"}
         | dict.fromkeys(masking, "masking")
         | dict.fromkeys(pairwise, "contrastive")
+        | dict.fromkeys(("extract_patches",), "pretexts")
     )
     public = set(fastssl.functional.__all__)  # which registers the ops
     ops = set(_backend._kernels)

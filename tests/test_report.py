@@ -16,6 +16,7 @@ import report_augment
 import report_compare
 import report_masking
 import report_ntxent
+import report_pretexts
 import report_teachers
 import texts
 
@@ -83,6 +84,17 @@ def distilled(provider, case="dino", time_ms=20.0, over=1.0, peak_mib=161.0, **o
         "peak_mib": peak_mib, "gradients_mib": gradients_mib, "peak_beyond_mib": peak_mib - (gradients_mib or 0),
         "floor_bytes": 6e8, "floor_bytes_ms": 15.0, "floor_operations_ms": 0.0, "time_over_floor": time_ms / 15,
         "copy_gbs": 40.4,
+    }  # fmt: skip
+    return base | other
+
+
+def cut(provider, case="jigsaw", time_ms=4.0, over=1.0, **other):
+    base = {
+        "op": "pretexts", "provider": provider, "case": case, "title": {"jigsaw": "tiles of jigsaw"}.get(case, case),
+        "backend": {"fastssl": "cpp", "fastssl-torch": "torch"}.get(provider), "device": "cpu", "dtype": "float32",
+        "n": 64, "side": 255, "interleaved": False, "mode": "fwd", "whole": True, "time_ms": time_ms,
+        "time_over_fastssl": over, "peak_mib": 27.0, "floor_bytes": 3.54e7, "floor_bytes_ms": 2.0,
+        "time_over_floor": time_ms / 2, "copy_gbs": 17.7,
     }  # fmt: skip
     return base | other
 
@@ -205,6 +217,40 @@ def test_parts_of_teachers_and_students_make_a_section(taught):
     text = report_teachers.section(result([unknown], "teachers"))
     assert "| DINO and its centre, 2 + 8 views, 64 × 65536 | 20.0 ms |" in text
     assert "Peaks beyond" not in text
+
+
+@pytest.fixture
+def patches():
+    rows = [
+        cut("fastssl"),
+        cut("eager", time_ms=100.0, over=25.0, peak_mib=88.0),
+        cut("torchvision", time_ms=60.0, over=15.0, peak_mib=9.0),
+        cut("fastssl-torch", time_ms=90.0, over=22.5),
+        cut("fastssl", interleaved=True, time_ms=5.0),
+        cut("eager", interleaved=True, time_ms=90.0, over=18.0),
+        cut("fastssl", dtype="bfloat16", time_ms=3.0, peak_mib=13.5),
+        cut("fastssl", "loss", 7.0, mode="fwd", whole=False),
+        cut("fastssl", "loss", 9.0, mode="fwd_bwd"),
+    ]
+    return result(rows, "pretexts")
+
+
+def test_the_ops_of_pretexts_are_told_as_the_rows_say(patches):
+    text = report_pretexts.section(patches)
+    lines = text.splitlines()
+    assert lines[0] == "**Some CPU, 2 cores, AVX2**, 2 threads"
+    assert "| | fastssl | eager PyTorch | torchvision's crops |" in lines
+    cells = "4.00 ms, 27 MiB | 100 ms (25.0×), 88 MiB | 60.0 ms (15.0×), 9.0 MiB"
+    assert f"| tiles of jigsaw, 64 × 255² | {cells} |" in lines
+    assert "| loss, 64 × 255² | 9.00 ms, 27 MiB |  |  |" in lines
+    assert "at a copy's 18 GB/s in the same run" in text
+    assert "| tiles of jigsaw, 64 × 255² | 35.4 MB | 2.00 ms | 2.0× | 50.0× | 30.0× |" in lines
+    assert "tiles of jigsaw, 64 × 255² 90.0 ms (22.5×) by the torch backend" in text
+    assert "tiles of jigsaw, 64 × 255² 5.00 ms, 27 MiB from interleaved channels" in text
+    assert "tiles of jigsaw, 64 × 255² eager PyTorch 90.0 ms (18.0×), 27 MiB from interleaved channels" in text
+    assert "tiles of jigsaw, 64 × 255² 3.00 ms, 14 MiB in bfloat16." in text
+    assert "7.00 ms" not in text
+    assert "Measured 2026-01-02 by `pytest benchmarks/bench_pretexts.py`" in text
 
 
 def test_a_comparison_is_told_as_the_rows_say():
@@ -357,14 +403,15 @@ def test_check_finds_a_number_that_no_result_backs(measured, views, masked, taug
     assert report.main(["--check", "--readme", str(readme), "--results", str(tmp_path / "none")]) == 1
 
 
-def test_plots(measured, views, masked, taught, tmp_path):
+def test_plots(measured, views, masked, taught, patches, tmp_path):
     plots = pytest.importorskip("plots", exc_type=ImportError)
-    drawn = {"ntxent": measured, "augment": views, "masking": masked, "teachers": taught}
+    drawn = {"ntxent": measured, "augment": views, "masking": masked, "teachers": taught, "pretexts": patches}
     for op, stored in drawn.items():
         for path in plots.DRAW[op](copy.deepcopy(stored), tmp_path):
             assert path.read_bytes().startswith(b"\x89PNG")
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "augment_time.png", "masking_time.png", "ntxent_memory.png", "ntxent_time.png", "teachers_time.png"
+        "augment_time.png", "masking_time.png", "ntxent_memory.png", "ntxent_time.png", "pretexts_time.png",
+        "teachers_time.png",
     ]  # fmt: skip
 
 
