@@ -336,6 +336,7 @@ METHODS = {
         dense=True,
         channels=1,
         small_fit={"lr": 2e-3, "batch_size": 64},
+        epochs=10,
     ),
     "split-brain": Method(
         "tell the colours of an image from its lightness, and its lightness from its colours, by half an encoder each",
@@ -343,6 +344,7 @@ METHODS = {
         dense=True,
         channels=1,
         small_fit={"lr": 2e-3, "batch_size": 64},
+        epochs=5,
     ),
     "video-colorization": Method(
         "point at the places of earlier frames from which a grey frame could take its colours",
@@ -355,6 +357,7 @@ METHODS = {
         dense=True,
         channels=1,
         small_fit={"lr": 3e-3, "batch_size": 32},
+        epochs=3,
     ),
     "ae": Method(
         "squeeze the image into a few numbers by linear layers, and reconstruct it from them",
