@@ -36,7 +36,7 @@ SLOW_FILES = (
     "test_compat_pml.py", "test_context.py", "test_contrastive.py", "test_cpc.py", "test_cuda_augment.py",
     "test_dino.py", "test_dino_loss.py", "test_dino_loss_op.py", "test_dino_losses.py", "test_dinov2.py",
     "test_distributed.py", "test_export.py", "test_finetune.py", "test_ibot_loss.py", "test_imports.py",
-    "test_inpainting.py", "test_isa.py", "test_jigsaw.py", "test_koleo.py", "test_masked_methods.py",
+    "test_inpainting.py", "test_isa.py", "test_jigsaw.py", "test_koleo.py", "test_label_efficiency.py", "test_masked_methods.py",
     "test_masking_benchmark.py", "test_memory.py", "test_memory_bank.py", "test_moco.py", "test_moco_v3.py",
     "test_multi_crop.py", "test_packaging.py", "test_pairwise_logsumexp.py", "test_pairwise_softplus.py",
     "test_pretexts_benchmark.py", "test_queue.py", "test_readme_examples.py", "test_report_page.py",

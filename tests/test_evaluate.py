@@ -6,17 +6,11 @@ import copy
 
 import pytest
 import torch
+from judging import check_result, clusters
 from torch import nn
 
 from fastssl import data, evaluate, methods
 from fastssl.evaluate import Features
-
-
-def clusters(n=60, classes=3, spread=0.05, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(n) % classes
-    x = torch.eye(8)[labels] + spread * torch.randn(n, 8, generator=generator)
-    return Features(x, labels, tuple("abc"[:classes]))
 
 
 @pytest.fixture
@@ -46,6 +40,9 @@ def test_knn_equals_loops():
         ]
         assert votes.index(max(votes)) == result.predictions[i]
     assert result.accuracy == (result.predictions == test.labels).double().mean()
+    assert torch.equal(
+        evaluate.knn(None, train, test, k=7, temperature=0.1, device="cpu").predictions, result.predictions
+    )
 
 
 def test_features_come_in_order_and_pixels_stand_for_none(encoder):
@@ -90,6 +87,23 @@ def test_modes_return_after_an_error():
 def test_digits_by_name():
     assert evaluate.knn(None, "digits", "digits").accuracy > 0.95
     assert evaluate.linear_probe(None, "digits", "digits").accuracy > 0.9
+
+
+def test_results_tell_how_they_were_found(encoder):
+    train, test = data.load("digits"), data.load("digits", split="test")
+    found = check_result(evaluate.knn(encoder, train, test, k=3), "normalisation", "classifier", "temperature")
+    protocol = found["protocol"]
+    assert protocol["k"] == 3
+    assert protocol["train"] == {
+        "images": 1442, "features": 128, "classes": 10, "data": "digits", "image_size": 8, "channels": 1,
+        "encoder": "ResNet, in eval mode", "input": "(x / 255 - mean) / std, mean (0.449,), std (0.226,)",
+    }  # fmt: skip
+    assert protocol["test"]["images"] == 355
+    assert "predictions" not in found
+    with_pixels = check_result(evaluate.linear_probe(None, train.take(range(60)), test, labels_per_class=2, subsets=3))
+    assert with_pixels["protocol"]["train"]["encoder"] == "pixels in [0, 1]"
+    assert with_pixels["scores"] == {"linear, 2 labels a class": with_pixels["accuracy"]}
+    assert with_pixels["protocol"]["seeds"] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -6,19 +6,11 @@ import copy
 
 import pytest
 import torch
+from judging import bars, check_result
 from torch import nn
 
 from fastssl import data, evaluate, methods, transforms
 from fastssl.evaluate import _finetune, _linear_probe
-
-
-def bars(n, seed, classes=3):
-    """Grey pictures whose class is the row of a bright bar."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(n) % classes
-    images = torch.randint(0, 100, (n, 1, 8, 8), generator=generator)
-    images[torch.arange(n), 0, 1 + 2 * labels] += 150
-    return data.TensorImages(images.to(torch.uint8), labels)
 
 
 def plain(images):
@@ -92,6 +84,33 @@ def test_layers_learn_at_their_own_rates(encoder):
     assert told["encoder.blocks.0.attn.qkv.weight"] == (0.5**depth, 0.1)
     assert told["encoder.patch_embed.proj.weight"] == (0.5 ** (depth + 1), 0.1)
     assert told["encoder.pos_embed"] == (0.5 ** (depth + 1), 0.0)  # fixed while it was masked, not any more
+
+
+def test_a_frozen_encoder_stays_and_its_head_learns(encoder, monkeypatch):
+    models = []
+    real = _finetune._accuracy
+    monkeypatch.setattr(_finetune, "_accuracy", lambda model, *more: models.append(model) or real(model, *more))
+    torch.manual_seed(0)
+    resnet = methods.small_resnet(1, 8)  # whose batch norm would move in train mode
+    settings = {"epochs": 30, "lr": 1e-2, "transform": plain, "progress": False}
+    result = evaluate.finetune(resnet, bars(60, 0), bars(30, 1), frozen=True, **settings)
+    (model,) = models
+    want, got = resnet.state_dict(), model.encoder.state_dict()
+    assert all(torch.equal(want[key], got[key]) for key in want)
+    assert not model.encoder.training
+    assert result.accuracy > 0.6
+    kept = check_result(result, "optimizer", "lr", "epochs", "batch_size", "selection", "normalisation", "augmentation")
+    assert kept["protocol"]["trained"].startswith("the linear layer alone")
+    assert list(kept["scores"]) == ["linear layer, all labels"]
+
+
+def test_the_protocol_tells_what_was_trained(encoder):
+    def told(**options):
+        result = evaluate.finetune(encoder, bars(9, 0), bars(9, 1), epochs=1, progress=False, **options)
+        return result.protocol["trained"], *result.scores
+
+    assert told(layer_decay=1) == ("everything alike", "fine-tuned, all labels")
+    assert told(labels_per_class=2)[0] == "everything, 0.75 times as fast with each layer down"
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ class Result:
         """Return what JSON can hold: the scores, and every attribute but tensors, which tell of single images."""
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         told = {name: _plain(value) for name, value in named.items() if not isinstance(value, Tensor)}
-        return {"scores": self.scores, **told, "protocol": told.pop("protocol")}
+        protocol = told.pop("protocol")
+        return {"scores": self.scores, **told, "protocol": protocol}
 
 
 def _plain(value: Any) -> Any:
