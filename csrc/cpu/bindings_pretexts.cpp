@@ -1,9 +1,11 @@
 // What the classic pretexts are made of, as torch.ops.fastssl_cpp.
+#include <algorithm>
 #include <optional>
 #include <tuple>
 
 #include "bindings.h"
 #include "extract_patches.h"
+#include "lab_bins.h"
 #include "sparse_cross_entropy.h"
 
 namespace fastssl {
@@ -38,6 +40,28 @@ std::tuple<Tensor, Tensor> extract_patches_fwd(const Tensor& images, const Tenso
   e.corners = corners.mutable_data_ptr<int64_t>();
   extract_kernels(capability()).extract(e);
   return {patches, corners};
+}
+
+std::tuple<Tensor, Tensor, Tensor> lab_bins_fwd(const Tensor& images, const Tensor& bins, int64_t neighbors,
+                                                double sigma, int64_t stride, at::ArrayRef<double> scale,
+                                                at::ArrayRef<double> shift) {
+  const int64_t n = images.size(0), height = images.size(2), width = images.size(3);
+  const Tensor points = bins.contiguous();
+  const auto cells = cells_of(points.const_data_ptr<float>(), points.size(0), neighbors, threads());
+  const at::DimVector shape = {n, neighbors, (height + stride - 1) / stride, (width + stride - 1) / stride};
+  Tensor lab = fresh(images.sizes(), at::kFloat), index = fresh(shape, at::kInt), weight = fresh(shape, at::kFloat);
+  LabBins l{images.const_data_ptr(), element_type(images.scalar_type()),
+            images.stride(0),        images.stride(1),
+            images.stride(2),        images.stride(3)};
+  l.n = n, l.height = height, l.width = width, l.stride = stride;
+  for (int c = 0; c < 3; ++c) l.scale[c] = static_cast<float>(scale[c]), l.shift[c] = static_cast<float>(shift[c]);
+  l.bins = points.const_data_ptr<float>(), l.count = points.size(0), l.neighbors = neighbors;
+  l.falloff = static_cast<float>(std::min(0.5 / sigma / sigma, 1e30));
+  l.cells = cells.get(), l.threads = threads();
+  l.lab = lab.mutable_data_ptr<float>();
+  l.index = index.mutable_data_ptr<int32_t>(), l.weight = weight.mutable_data_ptr<float>();
+  lab_kernels(capability()).encode(l);
+  return {lab, index, weight};
 }
 
 // Of tensors that outlive it.
@@ -103,6 +127,10 @@ TORCH_LIBRARY_FRAGMENT(fastssl_cpp, m) {
       " bool standardize, float keep_channel_p, float[] scale, float[] shift, ScalarType dtype, int view)"
       " -> (Tensor, Tensor)",
       fastssl::extract_patches_fwd);
+  m.def(
+      "lab_bins_fwd(Tensor images, Tensor bins, int neighbors, float sigma, int stride, float[] scale, float[] shift)"
+      " -> (Tensor, Tensor, Tensor)",
+      fastssl::lab_bins_fwd);
   m.def(
       "sparse_cross_entropy_fwd(Tensor logits, Tensor index, Tensor weight, bool along_rows, float share, bool early)"
       " -> (Tensor, Tensor, Tensor)",

@@ -58,4 +58,4 @@ def _nearest(points: Tensor, bins: Tensor, neighbors: int, sigma: float) -> tupl
     key = (leading.long() << 32 | number).topk(neighbors, 0, largest=False).values
     index = key & 0xFFFFFFFF
     square = square.gather(0, index)
-    return index.int(), torch.softmax((square[:1] - square) / (2 * sigma**2), 0)
+    return index.int(), torch.softmax((square[:1] - square) * min(0.5 / sigma / sigma, 1e30), 0)
