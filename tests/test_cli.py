@@ -278,7 +278,7 @@ def test_every_recipe_has_its_name_on_the_command_line():
         ((), 2, "the following arguments are required: COMMAND"),
         (("train",), 2, "invalid choice: 'train'"),
         (("pretrain", "simclr"), 2, "the following arguments are required: --data"),
-        (("pretrain", "bert", "--data", "digits"), 2, "invalid choice: 'bert' (choose from"),
+        (("pretrain", "gan", "--data", "digits"), 2, "invalid choice: 'gan' (choose from"),
         (
             ("pretrain", "simclr", "--data", "digits", "--epochs", "two"),
             2,
