@@ -42,11 +42,11 @@ class Classifier:
 
     def predict(self, x: Tensor) -> Tensor:
         """Return the class of each row, int64 on the CPU."""
-        parts = x.split(_ROWS)  # whose float64 copy is bounded so
-        found = [
-            (_standardise(part.to(self.mean.device), self.mean, self.std) @ self.weight + self.bias) for part in parts
-        ]
-        return self.labels[torch.cat([logits.argmax(1).cpu() for logits in found])]
+        found = []
+        for part in x.split(_ROWS):
+            logits = _standardise(part, self.mean, self.std).to(self.weight.device) @ self.weight + self.bias
+            found.append(logits.argmax(1).cpu())
+        return self.labels[torch.cat(found)]
 
 
 def choose_solver(solver: str, device: torch.device) -> str:
@@ -104,12 +104,12 @@ def fit(
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    std, mean = torch.std_mean(x.double(), -2, correction=0)
+    std, mean = torch.std_mean(x.double(), 0, correction=0)
     return mean, torch.where(std < 1e-8, 1.0, std)  # a constant feature stays constant instead of becoming noise
 
 
 def _standardise(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    return ((x.double() - mean) / std).float()
+    return torch.cat([((part.double() - mean) / std).float() for part in x.split(_ROWS)])
 
 
 def _fit_scikit(x: Tensor, y: Tensor, l2: float, labels: Tensor, steps: int, tolerance: float) -> Classifier:
@@ -143,15 +143,14 @@ def _fit_torch(
         members = [i for i, each in enumerate(kinds) if each == kind]
         shared = all(subsets[i] is subsets[members[0]] for i in members)  # then one copy of the rows serves all
         read = members[:1] if shared else members
-        rows = torch.stack([x[subsets[i]] for i in read]).to(device)
+        statistics = [_statistics(x[subsets[i]]) for i in read]
+        standard = (_standardise(x[subsets[i]], *each) for i, each in zip(read, statistics, strict=True))
+        rows = torch.stack([part.to(device) for part in standard])
         targets = torch.stack([torch.searchsorted(classes[i], y[subsets[i]]) for i in read]).to(device)
-        means, stds = _statistics(rows)
-        rows = _standardise(rows, means[:, None], stds[:, None])
         penalties = torch.tensor([l2[i] * (2 if kind[1] == 2 else 1) for i in members], device=device)
         weights, biases = _minimise(rows, targets, penalties, kind[1], steps, tolerance)
         for place, i in enumerate(members):
-            at = 0 if shared else place
-            found[i] = Classifier(means[at], stds[at], weights[place], biases[place], classes[i])
+            found[i] = Classifier(*statistics[0 if shared else place], weights[place], biases[place], classes[i])
     return [found[i] for i in range(len(subsets))]
 
 
