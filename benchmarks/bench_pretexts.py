@@ -24,10 +24,10 @@ _OWN, _PAIR = ("fastssl",), ("fastssl", "eager")
 
 def _cpu() -> tuple[Problem, ...]:
     return (
-        Problem("jigsaw", 64, 255),
+        Problem("jigsaw", 64, 255, budget_s=6),
         Problem("jigsaw", 64, 255, interleaved=True, providers=_PAIR, budget_s=3),
         Problem("jigsaw", 64, 255, "bfloat16", providers=_OWN, budget_s=2),
-        Problem("context", 32, 400, budget_s=12),
+        Problem("context", 32, 400, budget_s=8),
     )
 
 

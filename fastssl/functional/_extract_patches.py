@@ -79,7 +79,8 @@ def extract_patches(
     s the words of Philox4x32-10 with key `seed` and counter (s, view, 68 + 256 b) move the grid (b = 0: words 0 and 1
     down and right) and patch p (b = p + 1: words 0 and 1; 2 and 3 say whether a channel is kept alone, and which), each
     word u standing for floor(u k / 2^32) of k cases. Number j q + i of the noise of channel c, q = ceil(h w / 4), is
-    number j of the four that Box and Muller make of the words of counter (s, view, 69 + 256 ((p C + c) q + i)).
+    number j of the four that Box and Muller make of the words of counter (s, view, 69 + 256 ((p C + c) q + i)). Results
+    are deterministic on every backend.
 
     Sources: Doersch et al., Unsupervised Visual Representation Learning by Context Prediction, 2015, section 3.1
     (patch_size 96, gap 48, jitter 7); Noroozi and Favaro, Unsupervised Learning of Visual Representations by Solving

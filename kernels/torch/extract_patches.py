@@ -37,7 +37,8 @@ def extract_patches_fwd(
     factor, offset = (on_device(numbers, out.new_empty(0, dtype=exact))[:, None, None] for numbers in (scale, shift))
     y, x = (corners[..., a, None] + torch.arange(patch[a], device=images.device) for a in (0, 1))
     sample = torch.arange(n, device=images.device)[:, None, None, None]
-    for part in chunks(n, count * channels * patch[0] * patch[1]):
+    # Words are integers of 64 bits, several at a time.
+    for part in chunks(n, count * channels * patch[0] * patch[1] * (4 if keep_channel_p > 0 else 1)):
         taken = images[sample[part], :, y[part, :, :, None], x[part, :, None]]  # [n, P, h, w, C]
         values = taken.movedim(-1, 2).to(exact)
         if not standardize and keep_channel_p == 0:
