@@ -21,7 +21,8 @@ def add_parsers(commands: Any, settings: dict[str, Any]) -> None:
         "evaluate",
         help="judge a trained encoder beside an untrained one",
         description="Accuracies by nearest neighbours, linear probes and retrieval, clusters, rank, alignment and "
-        "uniformity, and what planted shortcuts do; in seconds for small encoders. More by the options.",
+        "uniformity, and what planted shortcuts do; in seconds for small encoders. More by the options. On clips: how "
+        "far the masks of first frames can be carried along.",
         **settings,
     )
     p.add_argument("folder", metavar="RUN", help="folder of a run, as pretrain leaves it")
@@ -47,7 +48,8 @@ def evaluate(args: argparse.Namespace) -> None:
 
     torch = require("torch", "fastssl evaluate")
     from . import methods
-    from .evaluate import COSTLY, QUICK, judge
+    from .data import Clips
+    from .evaluate import COSTLY, QUICK, judge, label_propagation
     from .methods._encoder import read_about
 
     folder = Path(args.folder)
@@ -56,23 +58,30 @@ def evaluate(args: argparse.Namespace) -> None:
     train, test = _data(folder, about, vars(args).get("data"))
     torch.manual_seed(args.seed)
     rows: dict[str, Any] = {"trained encoder": encoder, "untrained encoder": methods.rebuild(about["timm"])}
-    if "image_size" in about and train.channels * train.image_size**2 <= _WIDEST:
+    clips = isinstance(test, Clips)
+    if "image_size" in about and not clips and train.channels * train.image_size**2 <= _WIDEST:
         rows["pixels"] = None
     which = [*QUICK, *(way for way in COSTLY if args.all or getattr(args, way))]
     tuning = {"epochs": args.finetune_epochs}
-    print(f"{train.name}: {len(train)} training and {len(test)} test images; accuracies and agreement in %", flush=True)
+    images = f"{len(train)} training and {len(test)} test images; accuracies and agreement in %"
+    masks = f"{len(test)} test clips; overlap of carried masks in %"
+    print(f"{train.name}: {masks if clips else images}", flush=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    results = {}
+    results: dict[str, dict[str, Any]] = {}
     for name, module in rows.items():
+        module = module if module is None else module.to(device)
+        if clips:
+            results[name] = {"label_propagation": label_propagation(module, test)}
+            continue
         results[name] = judge(
-            module if module is None else module.to(device), train, test, which=which, k=args.k,
+            module, train, test, which=which, k=args.k,
             labels_per_class=args.labels_per_class, subsets=args.subsets, seed=args.seed, finetuning=tuning,
         )  # fmt: skip
     for line in _table(results):
         print(line)
     told = {name: {way: each.to_dict() for way, each in found.items()} for name, found in results.items()}
     (folder / "evaluation.json").write_text(json.dumps(told, indent=2) + "\n")
-    for path in (folder / "evaluation.json", *_plots(folder, results, train, test)):
+    for path in (folder / "evaluation.json", *([] if clips else _plots(folder, results, train, test))):
         print(f"written  {path}")
 
 
@@ -93,7 +102,7 @@ def _data(folder: Path, about: Mapping[str, Any], source: str | None) -> tuple[A
     known = data.load(source, image_size=size)
     if known.channels != about["in_chans"]:
         raise ValueError(f"data: got images of {known.channels} channels, want {about['in_chans']} as in {folder}")
-    if not known.labelled:
+    if not known.labelled and not isinstance(known, data.Clips):
         raise ValueError(f"data: {source!r} has no labels, want one sub-folder a class")
     return known, data.load(source, split="test", image_size=size)
 

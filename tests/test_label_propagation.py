@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastssl import data, evaluate, methods, transforms
+from fastssl import cli, data, evaluate, methods, transforms
 from fastssl.evaluate._label_propagation import _overlap
 
 
@@ -35,7 +35,7 @@ def test_features_that_know_the_objects_carry_their_masks():
     assert found.copied < 0.5
     assert torch.equal(found.masks[:, 0], clips.masks[:, 0])
     assert len(found.by_frame) == 5
-    assert found.scores == {"label propagation": found.similarity}
+    assert found.scores == {"label propagation": found.similarity, "first mask left as it is": found.copied}
 
 
 def test_features_that_know_nothing_do_not():
@@ -81,6 +81,18 @@ def test_encoder_and_result():
     assert told["similarity"] == found.similarity
     assert told["protocol"]["k"] == 5
     assert told["protocol"]["map"] == [8, 8]
+
+
+def test_the_command_line_judges_on_clips(tmp_path, capsys):
+    methods.export_encoder(methods.small_resnet(3, 16), tmp_path, image_size=16, in_chans=3)
+    assert cli.main(("evaluate", str(tmp_path), "--data", "clips")) == 0
+    out = capsys.readouterr().out
+    assert "clips: 100 test clips" in out
+    table = json.loads((tmp_path / "evaluation.json").read_text())
+    assert set(table) == {"trained encoder", "untrained encoder"}
+    scores = table["trained encoder"]["label_propagation"]["scores"]
+    assert 0 < scores["first mask left as it is"] < 0.5
+    assert f"{100 * scores['label propagation']:.1f}" in out
 
 
 CLIPS = data.clips(2, 2, image_size=8)

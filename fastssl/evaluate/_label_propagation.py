@@ -33,8 +33,8 @@ class LabelPropagationResult(Result):
 
     @property
     def scores(self) -> dict[str, float]:
-        """The region similarity."""
-        return {"label propagation": self.similarity}
+        """The region similarity, and that of masks which stay where they are."""
+        return {"label propagation": self.similarity, "first mask left as it is": self.copied}
 
 
 def label_propagation(
