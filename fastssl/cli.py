@@ -186,9 +186,9 @@ def info(args: argparse.Namespace) -> None:
     extras = (package for packages in EXTRAS.values() for package in packages.values())
     for package in ("torch", "triton", "numpy", *extras):
         print(f"{package:12} {_version(package)}")
-    print(f"\n{'op':15}{'backend':10}{'state':8}why")
+    print(f"\n{'op':22}{'backend':10}{'state':8}why")
     for op, backend, on, why in _backend.report():
-        print(f"{op:15}{backend:10}{'on' if on else 'off':8}{why}")
+        print(f"{op:22}{backend:10}{'on' if on else 'off':8}{why}")
 
 
 def _version(package: str) -> str:
