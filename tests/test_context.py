@@ -164,6 +164,14 @@ def test_pictures():
     assert (predicted != pair).any()
 
 
+def test_small_images_are_enlarged():
+    method = methods.ContextPrediction(methods.small_resnet(1, 8), 16, zoom=2)
+    (view,) = method.augment(uint8(4, 1, 8, 8))
+    assert view.shape == (4, 1, 16, 16)
+    assert method([view]).isfinite()
+    pretexts.check_pictures(method, uint8(4, 1, 8, 8))
+
+
 def test_ragged_images_and_names():
     method = methods.ContextPrediction("resnet10t", 16, image_size=48)
     ragged = RaggedImages.from_images([uint8(3, 60, 90), uint8(3, 70, 50)])
@@ -182,6 +190,7 @@ def test_autocast():
     ("run", "error", "says"),
     [
         (lambda: make(hidden_dim=0), ValueError, "hidden_dim: got 0"),
+        (lambda: make(zoom=0), ValueError, "zoom: got 0"),
         (lambda: make(patch_size=0), ValueError, "patch_size: got 0"),
         (lambda: make(gap=-1), ValueError, "gap: got -1"),
         (lambda: make(jitter=1.5), ValueError, "jitter: got 1.5"),

@@ -184,6 +184,14 @@ def test_pictures():
     assert not torch.equal(shuffled, solved)
 
 
+def test_small_images_are_enlarged():
+    method = methods.Jigsaw(methods.small_resnet(1, 8), 10, 16, zoom=2)
+    (view,) = method.augment(uint8(4, 1, 8, 8))
+    assert view.shape == (4, 1, 16, 16)
+    assert method([view]).isfinite()
+    pretexts.check_pictures(method, uint8(4, 1, 8, 8))
+
+
 def test_ragged_images_and_names():
     method = methods.Jigsaw("resnet10t", 10, 16, image_size=48)
     views = method.augment(RaggedImages.from_images([uint8(3, 60, 90), uint8(3, 70, 50)]))
@@ -200,6 +208,7 @@ def test_autocast():
     [
         (lambda: make(permutations=1), ValueError, r"permutations: got 1, want an int in \[2, 1000\]"),
         (lambda: make(hidden_dim=0), ValueError, "hidden_dim: got 0"),
+        (lambda: make(zoom=0), ValueError, "zoom: got 0"),
         (lambda: make(gray_p=1.5), ValueError, "gray_p: got 1.5"),
         (lambda: make(channel_jitter=-1), ValueError, "channel_jitter: got -1"),
         (lambda: make(gap=0.5), ValueError, "gap: got 0.5"),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _checks, transforms
 from .._images import RaggedImages
 from ..functional import Recipe, View, extract_patches
 from ._encoder import build_encoder, build_for_any_size, encode, encoder_width, fixed_size, is_vit
-from ._one_view import OneView, Transform
+from ._one_view import OneView, Pictures, Transform
 
 GRID = 3  # patches a side
 
@@ -72,6 +75,7 @@ class PatchPretext(Pretext):
         encoder: as for `Pretext`, of images of any size.
         published: side of the view, gap and jitter of the authors, of which the defaults are in proportion.
         patch_size, gap, jitter: see `fastssl.functional.extract_patches`; None for the defaults.
+        zoom: side of the view of the default transform in that of the images.
         transform, image_size, feature_dim: as for `Pretext`.
     """
 
@@ -82,6 +86,7 @@ class PatchPretext(Pretext):
         patch_size: int | None,
         gap: int | None,
         jitter: int | None,
+        zoom: float,
         transform: Transform | None,
         image_size: int | None,
         feature_dim: int | None,
@@ -92,7 +97,13 @@ class PatchPretext(Pretext):
         for name, pixels in (("gap", gap), ("jitter", jitter)):
             if pixels is not None:
                 _checks.count(name, pixels)
-        self.published, self.patch_size, self.gap, self.jitter = published, patch_size, gap, jitter
+        _checks.scalar("zoom", zoom, torch.device("cpu"), positive=True)
+        self.published, self.patch_size, self.gap, self.jitter, self.zoom = published, patch_size, gap, jitter, zoom
+
+    def recipe(self, channels: int, size: int) -> transforms.Transform:
+        """Return the default transform, as that of `Pretext` but for the size."""
+        (view,) = super().recipe(channels, size).recipe.views
+        return transforms.Transform(Recipe((replace(view, size=max(1, round(self.zoom * size))),)))
 
     def layout(self, height: int, width: int, margin: int = 0) -> tuple[int, int, int]:
         """Return side, gap and jitter of the patches, in a margin of their own, of a view of so many pixels.
@@ -126,6 +137,15 @@ class PatchPretext(Pretext):
     def embed(self, patches: Tensor) -> Tensor:
         """Return the features [N, 9, f] of patches [N, 9, C, p, p]."""
         return encode(self.encoder, patches.flatten(0, 1)).view(*patches.shape[:2], -1)
+
+    def _pictures(self, view: Tensor, seed: int) -> Pictures:
+        sizes = view.shape[2:], [max(1, round(self.zoom * side)) for side in view.shape[2:]]
+        there, back = (partial(F.interpolate, size=size, mode="bilinear", antialias=True) for size in reversed(sizes))
+        return {"image": view, **{name: back(row) for name, row in self.draw(there(view), seed).items()}}
+
+    def draw(self, view: Tensor, seed: int) -> Pictures:
+        """Return rows of pictures of what the method does with the patches of a view, normalised as it is."""
+        raise NotImplementedError
 
 
 def paste(patches: Tensor, corners: Tensor, like: Tensor) -> Tensor:

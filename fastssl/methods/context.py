@@ -50,10 +50,12 @@ class ContextPrediction(PatchPretext):
         jitter: the farthest that a patch is moved along each axis, in pixels; by default in proportion to their 7.
         keep_channel_p, standardize: see `fastssl.functional.extract_patches`.
         pixelate_p: probability that a patch is made of fewer pixels.
+        zoom: > 0, side of the view of the default transform in that of the images. Patches of small images hold too few
+            pixels for layers that look further than them; 2 or 3 lets such layers learn.
         transform: a batch of uint8 images -> list of one float view; by default a square crop of half the image or
             more, mirrored half of the time, but for grey characters up to 16 pixels.
-        image_size: height and width of the view of the default transform; by default those of the images, and 224 for
-            images of different sizes.
+        image_size: height and width of the images; by default those that `augment` is given, and 224 for images of
+            different sizes.
         feature_dim: f, where the encoder has no attribute `num_features` to tell.
 
     Raises:
@@ -76,11 +78,12 @@ class ContextPrediction(PatchPretext):
         keep_channel_p: float = 1.0,
         standardize: bool = True,
         pixelate_p: float = 0.33,
+        zoom: float = 1.0,
         transform: Transform | None = None,
         image_size: int | None = None,
         feature_dim: int | None = None,
     ) -> None:
-        super().__init__(encoder, (398, 48, 7), patch_size, gap, jitter, transform, image_size, feature_dim)
+        super().__init__(encoder, (398, 48, 7), patch_size, gap, jitter, zoom, transform, image_size, feature_dim)
         _checks.positive_int("hidden_dim", hidden_dim)
         self.keep_channel_p = _checks.fraction("keep_channel_p", keep_channel_p)
         self.pixelate_p = _checks.fraction("pixelate_p", pixelate_p)
@@ -115,7 +118,8 @@ class ContextPrediction(PatchPretext):
         logits, directions = self.pairs(self.patches(only_view(views), seed=seed)[0])
         return F.cross_entropy(logits.flatten(0, 1), directions.repeat(len(logits)))
 
-    def _pictures(self, view: Tensor, seed: int) -> Pictures:
+    def draw(self, view: Tensor, seed: int) -> Pictures:
+        """Return a row of two patches where they are, and one where the method takes the second one to be."""
         patches, corners = self.patches(view, seed=seed)
         shown, _ = self.cut(view, seed)
         told = self.pairs(patches)[0][:, :DIRECTIONS].argmax(2)  # of the pairs whose first patch is in the middle
@@ -127,7 +131,7 @@ class ContextPrediction(PatchPretext):
         pair = torch.stack([shown[:, CENTER], shown[row, second]], 1)
         places = (torch.stack([corners[:, CENTER], corners[row, cell]], 1) for cell in (second, guess))
         true, predicted = (paste(pair, place, view) for place in places)
-        return {"image": view, "two patches": true, "as predicted": predicted}
+        return {"two patches": true, "as predicted": predicted}
 
 
 def pixelate(patches: Tensor, p: float, seed: int | None) -> Tensor:

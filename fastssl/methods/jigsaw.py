@@ -54,10 +54,12 @@ class Jigsaw(PatchPretext):
         standardize: see `fastssl.functional.extract_patches`.
         gray_p: probability that an image is grey.
         channel_jitter: the farthest that a channel of a tile is moved along each axis, in pixels.
+        zoom: > 0, side of the view of the default transform in that of the images. Patches of small images hold too few
+            pixels for layers that look further than them; 2 or 3 lets such layers learn.
         transform: a batch of uint8 images -> list of one float view; by default a square crop of half the image or
             more, mirrored half of the time, but for grey characters up to 16 pixels.
-        image_size: height and width of the view of the default transform; by default those of the images, and 224 for
-            images of different sizes.
+        image_size: height and width of the images; by default those that `augment` is given, and 224 for images of
+            different sizes.
         feature_dim: f, where the encoder has no attribute `num_features` to tell.
 
     Raises:
@@ -87,6 +89,7 @@ class Jigsaw(PatchPretext):
         standardize: bool = True,
         gray_p: float = 0.3,
         channel_jitter: int = 2,
+        zoom: float = 1.0,
         transform: Transform | None = None,
         image_size: int | None = None,
         feature_dim: int | None = None,
@@ -94,7 +97,7 @@ class Jigsaw(PatchPretext):
         _checks.int_in("permutations", permutations, 2, 1000)
         _checks.positive_int("hidden_dim", hidden_dim)
         _checks.count("channel_jitter", channel_jitter)
-        super().__init__(encoder, (255, 21, 10), patch_size, gap, jitter, transform, image_size, feature_dim)
+        super().__init__(encoder, (255, 21, 10), patch_size, gap, jitter, zoom, transform, image_size, feature_dim)
         self.gray_p = _checks.fraction("gray_p", gray_p)
         self.standardize, self.channel_jitter = standardize, channel_jitter
         self.register_buffer("permutations", permutation_set(permutations).clone())
@@ -137,16 +140,14 @@ class Jigsaw(PatchPretext):
         tiles, k = self.puzzle(only_view(views), seed=seed)
         return F.cross_entropy(self.solve(tiles), k)
 
-    def _pictures(self, view: Tensor, seed: int) -> Pictures:
+    def draw(self, view: Tensor, seed: int) -> Pictures:
+        """Return a row of shuffled tiles, and one of tiles that are put together again."""
         tiles, k = self.puzzle(view, seed=seed)
         shown, corners = self.cut(view, seed, self._margin(view))
         shown = shuffle(shown, self.permutations[k])
         back = self.permutations[self.solve(tiles).argmax(1)].argsort(1)
-        return {
-            "image": view,
-            "shuffled tiles": paste(shown, corners, view),
-            "put together": paste(shuffle(shown, back), corners, view),
-        }
+        together = paste(shuffle(shown, back), corners, view)
+        return {"shuffled tiles": paste(shown, corners, view), "put together": together}
 
 
 def shuffle(tiles: Tensor, order: Tensor) -> Tensor:
