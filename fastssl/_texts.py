@@ -213,8 +213,8 @@ def _pydoc(split: str) -> _Read:
     known: set[str] = set()
     # Long topics repeat short ones: each paragraph counts where it is first, so that no text is in both splits.
     for topic, text in sorted(topics.items(), key=lambda item: (len(item[1]), item[0])):
-        fresh = [paragraph for paragraph in text.split("\n\n") if paragraph not in known]
-        known.update(fresh)
+        fresh = [paragraph for paragraph in text.split("\n\n") if paragraph.strip() not in known]
+        known.update(paragraph.strip() for paragraph in fresh)
         if fresh and topic in chapter:  # other versions of Python may have more
             found.append("\n\n".join(fresh))
             labels.append(chapter[topic])

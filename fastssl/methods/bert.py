@@ -37,6 +37,7 @@ class BERT(nn.Module):
         mask_prob: share of the tokens that are chosen.
         replace_prob, random_prob: share of the chosen that become the mask token, and a random one.
         mask_token_id: the mask token.
+        clip_grad: greatest norm of the whole gradient, to which `before_step` shortens it; or None.
         feature_dim: f, where the encoder has no attribute `num_features` to tell.
 
     Raises:
@@ -59,6 +60,7 @@ class BERT(nn.Module):
         replace_prob: float = 0.8,
         random_prob: float = 0.1,
         mask_token_id: int = MASK,
+        clip_grad: float | None = 1.0,
         feature_dim: int | None = None,
     ) -> None:
         super().__init__()
@@ -79,7 +81,8 @@ class BERT(nn.Module):
                 f"random_prob: got {random_prob} beside replace_prob {replace_prob}, want at most 1 together"
             )
         _checks.int_in("mask_token_id", mask_token_id, 0, self.vocab_size - 1)
-        self.mask_token_id = mask_token_id
+        _checks.positive_scalar("clip_grad", 1.0 if clip_grad is None else clip_grad, torch.device("cpu"))
+        self.mask_token_id, self.clip_grad = mask_token_id, clip_grad
         self.transform = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, eps=1e-12))
         nn.init.trunc_normal_(self.transform[0].weight, std=0.02, a=-0.04, b=0.04)  # type: ignore[arg-type]
         self.bias = nn.Parameter(torch.zeros(self.vocab_size))
@@ -139,6 +142,16 @@ class BERT(nn.Module):
             return x.float().sum()
         table, bias = self.table.to(x.dtype), self.bias.to(x.dtype)
         return linear_cross_entropy(x, table, labels[chosen], bias).float()
+
+    def before_step(self, step: int, total_steps: int) -> None:
+        """Clip the gradient before each step of the optimizer.
+
+        Args:
+            step: the number of the step, from 1.
+            total_steps: of the whole run.
+        """
+        if self.clip_grad is not None:
+            nn.utils.clip_grad_norm_(self.parameters(), self.clip_grad)
 
     def pictures(self, images: Tensor, *, seed: int = 0) -> dict[str, Tensor]:
         """Show texts, what the encoder sees of them, and which words it expects where they are hidden.
