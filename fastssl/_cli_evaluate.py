@@ -70,7 +70,7 @@ def evaluate(args: argparse.Namespace) -> None:
     results: dict[str, dict[str, Any]] = {}
     for name, module in rows.items():
         module = module if module is None else module.to(device)
-        if clips:
+        if clips and module is not None:
             results[name] = {"label_propagation": label_propagation(module, test)}
             continue
         results[name] = judge(

@@ -211,6 +211,13 @@ def test_evaluate_by_fine_tuning(capsys, tmp_path):
     assert set(table["trained encoder"]) == set(table["untrained encoder"])
     assert table["trained encoder"]["finetune"]["protocol"]["epochs"] == 1
 
+    code, out, err = run(capsys, "evaluate", "runs/mae-digits", "--all", "--subsets", "1", "--finetune-epochs", "1")
+    assert code == 0, err
+    assert "from scratch, 100 labels a class" in out
+    assert "written  runs/mae-digits/label_efficiency.png" in out
+    table = json.loads((tmp_path / "runs" / "mae-digits" / "evaluation.json").read_text())
+    assert len(table["untrained encoder"]["label_efficiency"]["curves"]["from scratch"]) == 7
+
 
 def write_photos(folder, classes, count):
     """Photographs of different sizes, one colour a class and noise."""
