@@ -48,7 +48,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
     torch = require("torch", "fastssl evaluate")
     from . import methods
-    from .data import Clips
+    from .data import Clips, Texts
     from .evaluate import COSTLY, QUICK, judge, label_propagation
     from .methods._encoder import read_about
 
@@ -58,12 +58,13 @@ def evaluate(args: argparse.Namespace) -> None:
     train, test = _data(folder, about, vars(args).get("data"))
     torch.manual_seed(args.seed)
     rows: dict[str, Any] = {"trained encoder": encoder, "untrained encoder": methods.rebuild(about["timm"])}
-    clips = isinstance(test, Clips)
+    clips, texts = isinstance(test, Clips), isinstance(test, Texts)
     if "image_size" in about and not clips and train.channels * train.image_size**2 <= _WIDEST:
         rows["pixels"] = None
     which = [*QUICK, *(way for way in COSTLY if args.all or getattr(args, way))]
     tuning = {"epochs": args.finetune_epochs}
-    images = f"{len(train)} training and {len(test)} test images; accuracies and agreement in %"
+    what = "texts" if texts else "images"
+    images = f"{len(train)} training and {len(test)} test {what}; accuracies and agreement in %"
     masks = f"{len(test)} test clips; overlap of carried masks in %"
     print(f"{train.name}: {masks if clips else images}", flush=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -73,15 +74,21 @@ def evaluate(args: argparse.Namespace) -> None:
         if clips and module is not None:
             results[name] = {"label_propagation": label_propagation(module, test)}
             continue
+        if texts and not test.labelled:
+            results[name] = {}
+            continue
         results[name] = judge(
             module, train, test, which=which, k=args.k,
             labels_per_class=args.labels_per_class, subsets=args.subsets, seed=args.seed, finetuning=tuning,
         )  # fmt: skip
+    if texts:
+        results["trained encoder"]["masked_tokens"] = _masked_tokens(folder, encoder, train, test)
     for line in _table(results):
         print(line)
     told = {name: {way: each.to_dict() for way, each in found.items()} for name, found in results.items()}
     (folder / "evaluation.json").write_text(json.dumps(told, indent=2) + "\n")
-    for path in (folder / "evaluation.json", *([] if clips else _plots(folder, results, train, test))):
+    plotted = _plots(folder, results, train, test) if train.labelled else []
+    for path in (folder / "evaluation.json", *plotted):
         print(f"written  {path}")
 
 
@@ -105,6 +112,19 @@ def _data(folder: Path, about: Mapping[str, Any], source: str | None) -> tuple[A
     if not known.labelled and not isinstance(known, data.Clips):
         raise ValueError(f"data: {source!r} has no labels, want one sub-folder a class")
     return known, data.load(source, split="test", image_size=size)
+
+
+def _masked_tokens(folder: Path, encoder: Any, train: Any, test: Any) -> Any:
+    """Measure the language model of a run, whose head is in its checkpoint alone."""
+    import torch
+
+    from . import methods
+    from .evaluate import masked_tokens
+
+    method = methods.BERT(encoder)
+    state = torch.load(folder / "last.ckpt", map_location="cpu", weights_only=True)["state_dict"]
+    method.load_state_dict({key.removeprefix("method."): value for key, value in state.items()})
+    return masked_tokens(method, train, test)
 
 
 def _scores(found: Mapping[str, Any], ways: Sequence[str] | None = None) -> dict[str, float]:
