@@ -406,7 +406,7 @@ METHODS = {
         ),
         encoder="text",
         reads="text",
-        small_fit={"lr": 1e-3, "batch_size": 32},
+        small_fit={"lr": 1e-3, "batch_size": 16},
         epochs=20,
     ),
     "dae": Method(

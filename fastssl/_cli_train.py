@@ -29,8 +29,8 @@ def _add_text(p: argparse.ArgumentParser, method: Method) -> None:
     p.add_argument("--data", required=True, help=told, **NO_DEFAULT)
     sizes = "bert-tiny, bert-mini, bert-small, bert-medium, bert-base or bert-large"
     p.add_argument("--encoder", help=f"{sizes} (default: {ENCODERS[method.encoder][0]})", **NO_DEFAULT)
-    p.add_argument("--length", type=int, default=128, help="tokens of a text")
-    p.add_argument("--vocab-size", type=int, default=4096, help="tokens in the vocabulary, at most")
+    p.add_argument("--length", type=int, default=64, help="tokens of a text")
+    p.add_argument("--vocab-size", type=int, default=2048, help="tokens in the vocabulary, at most")
 
 
 def _add_images(p: argparse.ArgumentParser, method: Method) -> None:

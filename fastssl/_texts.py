@@ -124,8 +124,8 @@ def texts(
     source: str | os.PathLike[str],
     *,
     split: str = "train",
-    length: int = 128,
-    vocab_size: int = 4096,
+    length: int = 64,
+    vocab_size: int = 2048,
     tokenizer: Any = None,
 ) -> Texts:
     """Read text as blocks of tokens of byte-level BPE.
@@ -135,8 +135,9 @@ def texts(
             of text files, with each sub-folder's name as a class where there are any, without what is hidden.
         split: ``"train"``, ``"test"`` or ``"all"``. A folder holding ``train`` and ``test`` sub-folders is split by
             them; any other 80/20 by whole files, within each class, always in the same way.
-        length: tokens in a block; the last one of a file is padded.
-        vocab_size: most tokens in the vocabulary, at least 258: the two special ones and the 256 bytes.
+        length: tokens in a block; the last one of a file is padded. BERT had 128 and 512.
+        vocab_size: most tokens in the vocabulary, at least 258: the two special ones and the 256 bytes. The default is
+            for a few books; BERT had 30,000.
         tokenizer: of the package tokenizers, or the path of its file, such as a run's ``tokenizer.json``; by default
             one is trained on the train split.
 
