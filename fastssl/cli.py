@@ -21,8 +21,9 @@ EXAMPLES = """examples:
   fastssl pretrain moco --data digits                    the same from small batches, with a queue of negatives
   fastssl pretrain byol --data shapes                    no negatives at all: a slow copy makes the targets
   fastssl pretrain mae --data digits                     hide three quarters of an image, and fill them in
-  fastssl evaluate runs/photos                           kNN and linear accuracy of its encoder
+  fastssl evaluate runs/photos                           judge its encoder beside an untrained one
   fastssl evaluate runs/mae-digits --finetune            and what it learns from ten labels a class
+  fastssl export runs/photos --format onnx               its encoder for those who do not have fastssl
   fastssl compare --methods simclr dino mae --data shapes    train several small, and judge them alike
   fastssl report runs/photos runs/mae-digits             one HTML page of one run or several
   fastssl augment --recipe dino photo.jpg                see the views that a recipe makes of an image

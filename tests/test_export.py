@@ -191,6 +191,20 @@ def test_a_graph_that_normalises_takes_images_as_they_are(tmp_path):
     check(read_elsewhere(tmp_path, {"encoder": images})["encoder"], encoder, transforms.normalize(images))
 
 
+def test_graphs_take_texts_and_signals_of_any_length(tmp_path):
+    text, signals = methods.text_encoder(300, 20, "bert-tiny").eval(), methods.signal_encoder(width=8).eval()
+    tokens = torch.randint(1, 300, (3, 9))
+    tokens[1, 4:] = 0
+    batches = {"text": tokens, "signals": torch.randn(5, 1, 3000)}
+    for name, encoder in (("text", text), ("signals", signals)):
+        export(encoder, tmp_path / f"{name}.onnx", "onnx")
+    found = read_elsewhere(tmp_path, batches)
+    check(found["text"], text, tokens)
+    check(found["signals"], signals, batches["signals"])
+    told = (tmp_path / "text.txt").read_text()
+    assert "# Input: int64 [B, T]. Output: float32 [B, 128].\n# At most 20 tokens; 0 stands for none" in told
+
+
 def test_the_encoder_stays_as_it_was(tmp_path):
     encoder = methods.small_resnet(1, 8).train()
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
@@ -204,7 +218,7 @@ def test_the_encoder_stays_as_it_was(tmp_path):
 def test_signals_and_an_example(tmp_path):
     signals = methods.signal_encoder(width=8)
     path = export(signals, tmp_path / "signals.safetensors", "safetensors")
-    assert "# Input: float32 [B, 1, 16384]. Output: float32 [B, 8]." in path.with_suffix(".txt").read_text()
+    assert "# Input: float32 [B, 1, T]. Output: float32 [B, 8]." in path.with_suffix(".txt").read_text()
     own = nn.Sequential(nn.Linear(7, 5))
     path = export(own, tmp_path / "own.safetensors", "safetensors", example=torch.zeros(2, 7))
     assert "# Input: float32 [B, 7]. Output: float32 [B, 5]." in path.with_suffix(".txt").read_text()

@@ -43,7 +43,8 @@ def export(
 
     ``"timm"`` and ``"torchvision"`` are state dicts of their models, made and compared with the encoder before anything
     is written. ``"safetensors"`` takes any encoder: the weights by their names. ``"onnx"`` takes any that
-    ``torch.onnx`` can export: the graph with its weights, for batches of any size.
+    ``torch.onnx`` can export: the graph with its weights, for batches of any size, and texts and signals of any length
+    that the encoder takes.
 
     Args:
         encoder: the encoder, such as ``method.encoder``; it is left as it was.
@@ -96,7 +97,7 @@ def export(
         lines = sorted(["import torch", f"import {library}"])
         lines += ["from safetensors.torch import load_file"] if path.suffix == ".safetensors" else []
         lines += ["", *made, f"model.load_state_dict({_reading(path)})", "model.eval()"]
-    about = [f"# {type(encoder).__name__} as {_IN_WORDS[format]}.", *_told(x, wanted, images, normalize)]
+    about = [f"# {type(encoder).__name__} as {_IN_WORDS[format]}.", *_told(model, x, wanted, images, normalize)]
     path.with_suffix(".txt").write_text("\n".join([*about, "", *lines]) + "\n")
     return path
 
@@ -115,11 +116,20 @@ def _example(encoder: Any, image_size: int | None) -> Tensor:
     return torch.randn(2, channels, *(size or [image_size or 224] * 2), generator=generator)
 
 
-def _told(x: Tensor, features: Tensor, images: bool, normalize: bool) -> list[str]:
+def _free(encoder: Any) -> dict[int, str]:
+    """Return the axes of the input that may have any length, with their names."""
+    if hasattr(encoder, "vocab_size"):
+        return {0: "B", 1: "T"}
+    return {0: "B", 2: "T"} if hasattr(encoder, "frames") else {0: "B"}
+
+
+def _told(encoder: Any, x: Tensor, features: Tensor, images: bool, normalize: bool) -> list[str]:
     """Return what a reader must know of input and output, as comments."""
-    kind = f"{x.dtype}".removeprefix("torch.")
-    shape = ", ".join(map(str, x.shape[1:]))
-    lines = [f"# Input: {'uint8' if normalize else kind} [B, {shape}]. Output: float32 [B, {features.shape[1]}]."]
+    free, kind = _free(encoder), "uint8" if normalize else f"{x.dtype}".removeprefix("torch.")
+    shape = ", ".join(free.get(axis, str(length)) for axis, length in enumerate(x.shape))
+    lines = [f"# Input: {kind} [{shape}]. Output: float32 [B, {features.shape[1]}]."]
+    if hasattr(encoder, "vocab_size"):
+        lines.append(f"# At most {encoder.length} tokens; 0 stands for none, after the end of a text.")
     if images and not normalize and x.shape[1] in (1, 3):
         mean, std = statistics(x.shape[1])
         lines.append(f"# Images of 0 to 255 become its input by (x / 255 - mean) / std, mean {mean}, std {std}.")
@@ -198,16 +208,19 @@ class _Graph(nn.Module):
         return encode(self.encoder, (x.float() / 255 - self.mean) / self.std if self.normalize else x)
 
 
-def _write_onnx(encoder: nn.Module, x: Tensor, path: Path, normalize: bool) -> list[str]:
+def _write_onnx(encoder: Any, x: Tensor, path: Path, normalize: bool) -> list[str]:
     for module in ("onnx", "onnxscript"):
         require(module, "format='onnx'")
     graph = _Graph(encoder, x.shape[1] if normalize else None).eval()
     given = (torch.randint(256, x.shape, dtype=torch.uint8) if normalize else x,)
+    free: dict[int, Any] = dict(_free(encoder))
+    if hasattr(encoder, "vocab_size"):
+        free[1] = torch.export.Dim("T", min=2, max=encoder.length)
     bytes_of_weights = sum(value.nbytes for value in encoder.state_dict().values())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's exporter, about itself
         torch.onnx.export(
-            graph, given, path, dynamo=True, dynamic_shapes=({0: "batch"},), input_names=["input"],
+            graph, given, path, dynamo=True, dynamic_shapes=(free,), input_names=["input"],
             output_names=["features"], external_data=bytes_of_weights > _LARGEST, verbose=False,
         )  # fmt: skip
     kind = f"{given[0].dtype}".removeprefix("torch.")
