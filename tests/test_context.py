@@ -183,7 +183,7 @@ def test_ragged_images_and_names():
 
 
 def test_autocast():
-    pretexts.check_autocast(methods.ContextPrediction(methods.small_resnet(), 32), uint8(8, 3, 32, 32))
+    pretexts.check_autocast(methods.ContextPrediction(methods.small_resnet(), 32), uint8(8, 3, 64, 64))
 
 
 @pytest.mark.parametrize(
