@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 
 from fastssl import evaluate
-from fastssl.evaluate import Features
+from fastssl.evaluate import Features, _retrieval
 
 
 def test_values_of_loops_and_of_scikit_learn():
@@ -71,3 +71,12 @@ def test_the_picture_has_a_row_a_query(tmp_path):
         sizes.append(Image.open(path).size)
     assert sizes[0][1] < sizes[1][1]
     assert sizes[2][0] < sizes[0][0]
+
+
+def test_parts_of_the_queries_are_ranked_as_all_at_once(monkeypatch):
+    train, test = clusters(50, spread=0.6, seed=2), clusters(31, spread=0.6, seed=3)
+    whole = evaluate.retrieval(None, train, test)
+    monkeypatch.setattr(_retrieval, "_PAIRS", 200)  # four queries
+    parts = evaluate.retrieval(None, train, test)
+    assert torch.equal(parts.neighbours, whole.neighbours)
+    assert parts.scores == pytest.approx(whole.scores)

@@ -10,6 +10,8 @@ from .. import _checks
 from ._features import Data, data_protocol, device_of, labelled_pair
 from ._result import Result
 
+_PAIRS = 2**24  # of images that are ranked at a time
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalResult(Result):
@@ -75,7 +77,8 @@ def retrieval(
     bank, labels = torch.nn.functional.normalize(known.x.to(where)), known.labels.to(where)
     ranks = torch.arange(1, len(bank) + 1, device=where)
     neighbours, right, precisions = [], [], []
-    for rows, wanted in zip(asked.x.split(256), asked.labels.split(256), strict=True):
+    part = max(1, _PAIRS // len(bank))
+    for rows, wanted in zip(asked.x.split(part), asked.labels.split(part), strict=True):
         similarity = torch.nn.functional.normalize(rows.to(where)) @ bank.T
         order = similarity.argsort(stable=True, dim=1, descending=True)
         of_class = labels[order] == wanted.to(where)[:, None]
