@@ -155,6 +155,7 @@ METHODS = {
         _VIEWS,
         small_fit={"lr": 2e-3, "batch_size": 64},
         chunks=True,
+        epochs=15,
     ),
     "moco": Method(
         "the first view must find the second among a queue of others, seen by a slow copy of the encoder",
@@ -183,6 +184,7 @@ METHODS = {
         init="mocov3",
         optimizer="lars; adamw for a vision transformer",
         small_fit={"optimizer": "adamw", "lr": 4e-3, "weight_decay": 1e-2, "batch_size": 128},
+        epochs=15,
     ),
     "byol": Method(
         "each view must predict what a slow copy of the encoder makes of the other, without negatives",
@@ -194,6 +196,7 @@ METHODS = {
         _VIEWS,
         optimizer="lars",
         small_fit={"optimizer": "adamw", "lr": 2e-3, "weight_decay": 1e-2, "batch_size": 64},
+        epochs=10,
     ),
     "simsiam": Method(
         "each view must predict the other, which is held still, without negatives or a copy",
@@ -205,6 +208,7 @@ METHODS = {
         _VIEWS,
         optimizer="sgd",
         small_fit={"optimizer": "adamw", "lr": 5e-4, "weight_decay": 1e-2, "batch_size": 16},
+        epochs=6,
     ),
     "swav": Method(
         "each view must predict the cluster that another is assigned to, with clusters of equal size",
@@ -224,6 +228,7 @@ METHODS = {
         any_size=True,
         optimizer="lars",
         small_fit={"optimizer": "adamw", "lr": 2e-3, "weight_decay": 1e-4, "batch_size": 64},
+        epochs=15,
     ),
     "dino": Method(
         "crops of an image must tell what a slow copy of the encoder, the teacher, sees in the whole of it",
@@ -232,6 +237,7 @@ METHODS = {
         encoder="either",
         any_size=True,
         small_fit={"lr": 1e-3, "batch_size": 64},
+        epochs=8,
     ),
     "dinov2": Method(
         "as dino, and hidden patches must be told from the others, with features that keep apart",
@@ -248,6 +254,7 @@ METHODS = {
         vit_only=True,
         any_size=True,
         small_fit={"lr": 1e-3, "batch_size": 32},
+        epochs=1,
     ),
     "mae": Method(
         "hide most patches of a vision transformer, and reconstruct them with a small decoder",
@@ -297,6 +304,7 @@ METHODS = {
         ),
         any_size=True,
         small_fit={"lr": 2e-3, "batch_size": 64},
+        epochs=8,
     ),
     "jigsaw": Method(
         "tell in which order the shuffled tiles of an image are",
@@ -314,6 +322,7 @@ METHODS = {
         any_size=True,
         optimizer="sgd",
         small_fit={"optimizer": "adamw", "lr": 2e-3, "weight_decay": 1e-2, "batch_size": 64},
+        epochs=8,
     ),
     "inpainting": Method(
         "fill a hole in an image, as an adversary cannot tell it from the original",
@@ -327,6 +336,7 @@ METHODS = {
             Option("discriminator_dim", "channels of the adversary's first map", 64, small=16),
         ),
         small_fit={"lr": 2e-3, "batch_size": 64},
+        epochs=6,
     ),
     "colorization": Method(
         "tell the colours of an image from its lightness",

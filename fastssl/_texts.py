@@ -27,7 +27,8 @@ _CHAPTERS = {
     "data model": "attribute-access callable-types context-managers customization dynamic-features exceptions "
     "execmodel naming numeric-types objects sequence-types specialnames types",
     "expressions": "atom-identifiers atom-literals attribute-references await binary bitwise booleans calls "
-    "comparisons conversions dict exprlists in lambda lists operator-summary power shifting slicings subscriptions unary",
+    "comparisons conversions dict exprlists in lambda lists operator-summary power shifting slicings subscriptions "
+    "unary",
     "statements": "assert assignment async augassign break class compound continue del else for function global if "
     "import nonlocal pass raise return try while with yield",
     "library": "bltin-code-objects bltin-ellipsis-object bltin-null-object bltin-type-objects debugger formatstrings "
