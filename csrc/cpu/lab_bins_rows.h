@@ -255,7 +255,8 @@ FASTSSL_INLINE void weigh(const LabBins& l, const Row& r, int64_t at) {
 void encode(const LabBins& l) {
   const int64_t height = (l.height + l.stride - 1) / l.stride, width = (l.width + l.stride - 1) / l.stride;
   const int64_t bytes = l.width * (int64_t)sizeof(float), coded = width * (int64_t)sizeof(float);
-  const bool stream = l.n * l.height * bytes >= STREAM_BYTES;
+  const bool stream = l.n * 3 * l.height * bytes >= STREAM_BYTES;
+  const bool stream_codes = l.n * l.neighbors * height * coded >= STREAM_BYTES;
 #pragma omp parallel num_threads(l.threads) if (l.threads > 1)
   {
     const Row r = new_row(l);
@@ -271,8 +272,8 @@ void encode(const LabBins& l) {
       for (int64_t x = 0; x < width; x += LANES) nearest(l, r, x), weigh(l, r, x);
       for (int64_t k = 0; k < l.neighbors; ++k) {
         const int64_t at = ((n * l.neighbors + k) * height + y / l.stride) * width;
-        copy_bytes((char*)(l.index + at), (const char*)(r.index + k * r.whole), coded, stream);
-        copy_bytes((char*)(l.weight + at), (const char*)(r.square + k * r.whole), coded, stream);
+        copy_bytes((char*)(l.index + at), (const char*)(r.index + k * r.whole), coded, stream_codes);
+        copy_bytes((char*)(l.weight + at), (const char*)(r.square + k * r.whole), coded, stream_codes);
       }
     }
     free(r.light[0]);

@@ -18,6 +18,7 @@ from ._registration import define_data_op
 _TYPES = (torch.uint8, *_backend.FLOATS)
 _backend.register(
     "lab_bins",
+    triton=_backend.Kernel(_TYPES),
     cpp=_backend.Kernel(_TYPES),
     torch=_backend.Kernel((torch.float64, *_TYPES)),
 )

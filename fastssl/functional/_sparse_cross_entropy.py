@@ -15,6 +15,7 @@ REDUCTIONS = ("mean", "sum", "none")
 _INDICES = (torch.int32, torch.int64)
 _backend.register(
     "sparse_cross_entropy",
+    triton=_backend.Kernel(_backend.FLOATS),
     cpp=_backend.Kernel(_backend.FLOATS),
     torch=_backend.Kernel((torch.float64, *_backend.FLOATS)),
 )

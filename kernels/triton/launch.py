@@ -234,3 +234,22 @@ def parts_of_samples(blocks: int, samples: int, rows: int, device: torch.device)
 
 def columns_of_parts() -> dict[str, int]:
     return {"BLOCK": 128, "num_warps": 4}
+
+
+def classes_tile(classes: int) -> dict[str, int]:
+    """All of up to 1024 classes of some places, 16 to 32 numbers a thread; in pieces of 512 beyond."""
+    block = max(16, 1 << (classes - 1).bit_length()) if classes <= 1024 else 512
+    return {"BLOCK_P": min(64, 8192 // block), "BLOCK_Q": block, "num_warps": 8 if block >= 256 else 4}
+
+
+def bins_tile(count: int, device: torch.device) -> dict[str, int]:
+    """All bins for some cells, 16 to 32 numbers a thread; as many as go into the cache where the interpreter runs."""
+    block = max(16, 1 << (count - 1).bit_length())
+    cells = max(1, (2048 if device.type == "cuda" else 2**18) // block)
+    return {"BLOCK_CELLS": cells, "BLOCK": block, "num_warps": 4}
+
+
+def points_tile(neighbors: int) -> dict[str, int]:
+    """Points and their neighbours, 8 numbers a thread."""
+    width = max(16, 1 << (neighbors - 1).bit_length())
+    return {"BLOCK": max(1, 1024 // width), "WIDTH": width, "num_warps": 4}
