@@ -401,8 +401,9 @@ def plot(run: Run) -> None:
     latents: Any = getattr(run.method, "latents", None)
     if latents is not None:
         device = next(run.method.parameters()).device
-        codes = [latents(batch.to(device)).cpu() for batch, _ in _in_order(sample)]
-        plots.latent_scatter(Features(torch.cat(codes), sample.labels, sample.classes), run.out / "latent.png", title)
+        codes = torch.cat([latents(batch.to(device)).cpu() for batch, _ in _in_order(sample)])
+        if min(codes.shape) > 1:
+            plots.latent_scatter(Features(codes, sample.labels, sample.classes), run.out / "latent.png", title)
 
 
 def _in_order(data: DataSet) -> DataLoader[Batch]:

@@ -277,7 +277,7 @@ def test_plots_of_codes(tmp_path):
         ),
     }.items():
         assert draw(tmp_path / f"{name}.png").stat().st_size > 1000
-    with pytest.raises(ValueError, match=r"dims: got \(0, 5\) for codes of 5 numbers"):
+    with pytest.raises(ValueError, match=r"dims: got \(0, 5\) for 100 codes of 5 numbers"):
         plots.latent_scatter(codes, tmp_path / "no.png", dims=(0, 5))
 
 

@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from .._extras import require
 
 INK, BLUE, GREY, SAND, RED = "#22303c", "#1f6feb", "#9aa7b4", "#d8b26e", "#c2410c"
@@ -30,8 +33,9 @@ def save(figure: Any, path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def scatter(axes: Any, points: Any, labels: Any, classes: tuple[str, ...]) -> None:
-    """Scatter points [n, 2], coloured by class, with a legend of up to 20 classes."""
+def scatter(axes: Any, points: Tensor, labels: Tensor, classes: tuple[str, ...]) -> None:
+    """Scatter points [n, 2], or [n, 1] along a line, coloured by class, with a legend of up to 20 classes."""
+    points = torch.nn.functional.pad(points, (0, 2 - points.shape[1]))
     if not classes:
         axes.scatter(points[:, 0], points[:, 1], s=8, color=BLUE, alpha=0.6, linewidths=0)
         return

@@ -37,16 +37,16 @@ def latent_scatter(
     """
     step = max(1, -(-len(codes.x) // most))
     x, labels = codes.x[::step].double(), codes.labels[::step]
-    if x.shape[1] < 2 or not all(0 <= dim < x.shape[1] for dim in dims or ()):
-        raise ValueError(f"dims: got {dims or 'two principal components'} for codes of {x.shape[1]} numbers")
+    if min(x.shape) < 2 or not all(0 <= dim < x.shape[1] for dim in dims or ()):
+        which = dims or "two principal components"
+        raise ValueError(f"dims: got {which} for {len(x)} codes of {x.shape[1]} numbers, want two of each at least")
     figure, axes = new_axes(6.4, 4.8)
     if dims is not None:
         points, names = x[:, list(dims)], (f"code {dims[0]}", f"code {dims[1]}")
     else:
-        x = x - x.mean(0)
-        values, vectors = torch.linalg.eigh(x.T @ x)
-        points = x @ vectors[:, -2:].flip(1)
-        first, second = (100 * values / values.sum().clamp(min=1e-300))[-2:].flip(0).tolist()
+        u, s, _ = torch.linalg.svd(x - x.mean(0), full_matrices=False)
+        points = u[:, :2] * s[:2]
+        first, second = (100 * s.square() / s.square().sum().clamp(min=1e-300))[:2].tolist()
         names = f"first principal component ({first:.0f} %)", f"second principal component ({second:.0f} %)"
     scatter(axes, points, labels, codes.classes)
     axes.set(xlabel=names[0], ylabel=names[1], title=title)
