@@ -236,17 +236,21 @@ def columns_of_parts() -> dict[str, int]:
     return {"BLOCK": 128, "num_warps": 4}
 
 
-def classes_tile(classes: int) -> dict[str, int]:
-    """All of up to 1024 classes of some places, 16 to 32 numbers a thread; in pieces of 512 beyond."""
+def classes_tile(classes: int, along_rows: bool) -> dict[str, int]:
+    """All of up to 1024 classes of some places, in pieces of 512 beyond.
+
+    Places side by side are 16 at a time, or half a cache line, which takes 32 numbers a thread; rows take 16.
+    """
     block = max(16, 1 << (classes - 1).bit_length()) if classes <= 1024 else 512
-    return {"BLOCK_P": min(64, 8192 // block), "BLOCK_Q": block, "num_warps": 8 if block >= 256 else 4}
+    places = min(64, (4096 if along_rows else 8192) // block)
+    return {"BLOCK_P": places, "BLOCK_Q": block, "num_warps": min(8, max(1, places * block // 512))}
 
 
 def bins_tile(count: int, device: torch.device) -> dict[str, int]:
     """All bins for some cells, 16 to 32 numbers a thread; as many as go into the cache where the interpreter runs."""
     block = max(16, 1 << (count - 1).bit_length())
     cells = max(1, (2048 if device.type == "cuda" else 2**18) // block)
-    return {"BLOCK_CELLS": cells, "BLOCK": block, "num_warps": 4}
+    return {"BLOCK_CELLS": cells, "BLOCK": block, "num_warps": 4 if block <= 1024 else 8}
 
 
 def points_tile(neighbors: int) -> dict[str, int]:

@@ -22,7 +22,7 @@ def sparse_cross_entropy_fwd(
     losses = torch.empty((n, places), dtype=torch.float32, device=logits.device)
     lse = torch.empty((n, places), dtype=torch.float64, device=logits.device)
     grad = _like(logits, along_rows) if early else logits.new_empty(0)
-    block = launch.classes_tile(classes)
+    block = launch.classes_tile(classes, along_rows)
     with torch.cuda.device_of(logits):
         sparse_cross_entropy_kernel[(_programs(n, places, along_rows, block),)](
             logits, index, weight, losses, lse, grad, share, n, places, *logits.stride(), *index.stride(),
@@ -41,7 +41,7 @@ def sparse_cross_entropy_bwd(
     grad_weight = torch.empty(
         (n, index.shape[1], places) if of_weight else 0, dtype=torch.float32, device=logits.device
     )
-    block = launch.classes_tile(classes)
+    block = launch.classes_tile(classes, along_rows)
     with torch.cuda.device_of(logits):
         sparse_cross_entropy_grad_kernel[(_programs(n, places, along_rows, block),)](
             upstream, logits, index, weight, lse.contiguous(), grad, grad_weight, n, places, *upstream.stride(),
