@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -44,7 +45,43 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
     return torch.where(linear > 0.0031308, 1.055 * linear.clamp_min(1e-4) ** (1 / 2.4) - 0.055, 12.92 * linear)
 
 
-class LightnessInput(Wrapper):
+_ELSEWHERE = """
+
+class LabInput(torch.nn.Module):
+    def __init__(self, encoders, channels):
+        super().__init__()
+        self.encoders, self.channels = torch.nn.ModuleList(encoders), channels
+
+    def forward(self, x):
+        mean, std = (torch.tensor(s)[:, None, None] for s in MEAN_AND_STD)
+        lab = rgb_to_lab((x * std + mean).clamp(0, 1)) - torch.tensor([50.0, 0.0, 0.0])[:, None, None]
+        seen = (lab[:, channels] / UNIT for channels in self.channels)
+        return torch.cat([encoder(part) for encoder, part in zip(self.encoders, seen)], 1)
+"""
+
+
+class LabWrapper(Wrapper):
+    """Base of encoders of RGB images that show other encoders parts of them in CIE Lab."""
+
+    def seen_channels(self) -> list[list[int]]:
+        """Return which of L - 50, a and b each encoder sees, all in units of 50."""
+        raise NotImplementedError
+
+    def elsewhere(self, encoders: str) -> list[str]:
+        """Return the lines of Python that make the wrapper without fastssl, around encoders that have a name."""
+        text = _ELSEWHERE.replace("MEAN_AND_STD", repr(transforms.statistics(3))).replace("UNIT", repr(_UNIT))
+        formula = [
+            "from torch import Tensor",
+            "",
+            f"_TO_XYZ = {_TO_XYZ}",
+            "",
+            "",
+            inspect.getsource(rgb_to_lab).rstrip(),
+        ]
+        return [*formula, *text.splitlines(), "", "", f"model = LabInput({encoders}, {self.seen_channels()})"]
+
+
+class LightnessInput(LabWrapper):
     """An encoder of RGB images that sees their lightness alone: (L - 50) / 50, in each channel that it takes.
 
     Args:
@@ -66,6 +103,10 @@ class LightnessInput(Wrapper):
         """Return their features before these are pooled, [B, f, h, w]."""
         return self.map(rgb_to_lab(transforms.to_pixels(x)))
 
+    def seen_channels(self) -> list[list[int]]:
+        """Return which of L - 50, a and b the encoder sees: the first, in each channel that it takes."""
+        return [[0] * self.channels]
+
     def seen(self, lab: Tensor) -> Tensor:
         """Return what the encoder sees of images in Lab [B, 3, H, W]."""
         return ((lab[:, :1] - 50) / _UNIT).expand(-1, self.channels, -1, -1)
@@ -75,7 +116,7 @@ class LightnessInput(Wrapper):
         return feature_map(self.encoders[0], self.seen(lab))
 
 
-class SplitBrainEncoder(Wrapper):
+class SplitBrainEncoder(LabWrapper):
     """An encoder of RGB images in two halves, of which one sees the lightness and the other the colours.
 
     Args:
@@ -102,6 +143,10 @@ class SplitBrainEncoder(Wrapper):
     def forward_features(self, x: Tensor) -> Tensor:
         """Return their features before these are pooled, [B, f, h, w]."""
         return torch.cat(self.maps(rgb_to_lab(transforms.to_pixels(x))), 1)
+
+    def seen_channels(self) -> list[list[int]]:
+        """Return which of L - 50, a and b either half sees."""
+        return [[0] * self.channels, [1, 2]]
 
     def seen(self, lab: Tensor) -> tuple[Tensor, Tensor]:
         """Return what either half sees of images in Lab [B, 3, H, W]."""

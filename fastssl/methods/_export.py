@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .. import _checks
 from .._extras import require
 from ..transforms import statistics
+from ._color import LabWrapper
 from ._encoder import Wrapper, encode, fixed_size, frozen, input_channels, recipe_of
 from ._torchvision import in_torchvision
 
@@ -138,6 +139,16 @@ def _told(encoder: Any, x: Tensor, features: Tensor, images: bool, normalize: bo
 
 def _in_library(encoder: nn.Module, format: str, weights: dict[str, Tensor]) -> tuple[list[str], dict[str, Tensor]]:
     """Return the lines that make an encoder in timm or torchvision, and its weights by the names there."""
+    if isinstance(encoder, LabWrapper):
+        lines: list[str] = ["encoders = []"]
+        named: dict[str, Tensor] = {}
+        for i, inner in enumerate(encoder.encoders):
+            start = f"encoders.{i}."
+            its = {key.removeprefix(start): value for key, value in weights.items() if key.startswith(start)}
+            made, its = _in_library(inner, format, its)
+            lines += [*made, "encoders.append(model)"]
+            named.update((start + key, value) for key, value in its.items())
+        return [*lines, *encoder.elsewhere("encoders")], named
     recipe = recipe_of(encoder)
     if format == "torchvision":
         lines, weights = in_torchvision(encoder, recipe, weights)
