@@ -17,8 +17,9 @@ from . import __version__
 from ._cli_build import prepare
 from ._cli_methods import METHODS
 from ._compare_table import line, markdown, reason
-from .data import Texts, load
+from .data import Images, Texts, load
 from .evaluate import Result, judge, masked_tokens
+from .methods import METHODS as CLASSES
 from .train import fit
 
 Row = dict[str, Any]
@@ -61,7 +62,7 @@ def compare(
     Returns:
         A row for each method: `method`, `epochs`, `batch_size`, `seconds` of training and judging, `loss` (the first
         and the last of its history), `before` and `after`, what `fastssl.evaluate.judge` says of the encoder, and
-        `behind`, why it is not ahead of the untrained one, or None if it is; or `error` alone.
+        `behind`, why it is not ahead of the untrained one, or None if it is; or `error`; or why it was `skipped`.
 
     Raises:
         ValueError: an argument is out of range, or `out` holds a comparison with other settings.
@@ -109,6 +110,10 @@ def _row(name: str, data: str, epochs: int | None, seed: int, folder: Path, prog
     try:
         source = TEXT if known.reads == "text" else data
         train, test = load(source), load(source, split="test")
+        wanted = getattr(CLASSES[name], "channels", None)
+        if wanted is not None and isinstance(train, Images) and train.channels != wanted:
+            row["skipped"] = "it learns from colours, and these images are grey"
+            return row
         prepared = prepare(name, train, {"seed": seed})
         method = prepared.method
         row["batch_size"] = prepared.settings["batch_size"]

@@ -26,6 +26,8 @@ def line(row: Row) -> str:
     """Return one line on a method."""
     if "error" in row:
         return f"{row['method']:20} failed: {row['error']}"
+    if "skipped" in row:
+        return f"{row['method']:20} skipped: {row['skipped']}"
     before, after = scores(row["before"]), scores(row["after"])
     first = list(after)[:2]
     told = ", ".join(f"{name} {number(name, after[name])} ({number(name, before[name])})" for name in first)
@@ -55,7 +57,7 @@ def reason(row: Row) -> str | None:
 
 def markdown(rows: Sequence[Row]) -> str:
     """Return the tables of a comparison, and what is not ahead of its untrained encoder, with the reason."""
-    done = [row for row in rows if "error" not in row]
+    done = [row for row in rows if "after" in row]
     lines = [
         "| method | epochs | batch | loss, first and last | training | judging |",
         "|---|---:|---:|---:|---:|---:|",
@@ -74,8 +76,9 @@ def markdown(rows: Sequence[Row]) -> str:
     behind = [(row["method"], row["behind"]) for row in done if row["behind"] is not None]
     lines += ["", "Not ahead of its untrained encoder: " + ("none." if not behind else "")]
     lines += ["", *(f"- {name}: {why}." for name, why in behind)] if behind else []
-    failed = [f"- {row['method']}: {row['error']}" for row in rows if "error" in row]
-    lines += ["", "Failed:", "", *failed] if failed else []
+    for what in ("skipped", "error"):
+        told = [f"- {row['method']}: {row[what]}." for row in rows if what in row]
+        lines += ["", f"{'Failed' if what == 'error' else 'Skipped'}:", "", *told] if told else []
     return "\n".join(lines) + "\n"
 
 

@@ -116,7 +116,14 @@ def test_why_a_method_is_not_ahead():
     told = _compare_table.markdown([row(0.5, name="good"), row(0.19, name="bad"), {"method": "ugly", "error": "why"}])
     assert "- bad: kNN 19.0 against 20.0: " in told
     assert "- good" not in told
-    assert "- ugly: why" in told
+    assert "- ugly: why." in told
+
+
+def test_a_method_that_learns_from_colours_is_skipped_on_grey_images(tmp_path):
+    (found,) = _compare.compare(["colorization"], "digits", epochs=1, out=tmp_path, progress=False)
+    assert found["skipped"] == "it learns from colours, and these images are grey"
+    assert "- colorization: it learns from colours" in (tmp_path / "compare.md").read_text()
+    assert "colorization         skipped: it learns" in _compare_table.line(found)
 
 
 @pytest.mark.parametrize(
