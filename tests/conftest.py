@@ -41,8 +41,8 @@ SLOW_FILES = (
     "test_moco_v3.py", "test_multi_crop.py", "test_packaging.py", "test_pairwise_logsumexp.py",
     "test_pairwise_softplus.py", "test_pretexts_benchmark.py", "test_queue.py", "test_readme_examples.py",
     "test_report_page.py", "test_rotation.py", "test_sanitizers.py", "test_simsiam.py", "test_sinkhorn.py",
-    "test_swav.py", "test_teachers_benchmark.py", "test_thin_losses.py", "test_train.py",
-    "test_triton_augment_compile.py", "test_triton_compile.py", "test_triton_interpreter.py",
+    "test_sparse_cross_entropy.py", "test_swav.py", "test_teachers_benchmark.py", "test_thin_losses.py",
+    "test_train.py", "test_triton_augment_compile.py", "test_triton_compile.py", "test_triton_interpreter.py",
     "test_triton_masking_compile.py", "test_triton_pairwise_compile.py", "test_triton_pretexts_compile.py",
     "test_triton_teachers_compile.py", "test_two_views.py", "test_video_colorization.py",
 )  # fmt: skip

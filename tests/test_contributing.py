@@ -41,7 +41,7 @@ def test_every_op_has_its_file_in_every_layer() -> None:
         {"sample_params": "augment", "dino_loss": "teachers", "sinkhorn": "teachers"}
         | dict.fromkeys(masking, "masking")
         | dict.fromkeys(pairwise, "contrastive")
-        | dict.fromkeys(("extract_patches",), "pretexts")
+        | dict.fromkeys(("extract_patches", "lab_bins", "sparse_cross_entropy"), "pretexts")
     )
     public = set(fastssl.functional.__all__)  # which registers the ops
     ops = set(_backend._kernels)

@@ -29,6 +29,9 @@ CHOSEN = {
     "test_gather_tokens.py test_restore_tokens.py test_mask_patchify.py test_masked_mse.py test_large_results.py": (
         "cpp and (shapes or layout or any_size or positions or forms or flat or reach or million or large)"
     ),
+    "test_lab_bins.py test_sparse_cross_entropy.py": (
+        "cpp and (shapes or scales or cancel or layouts or any_size or any_kind or equal_distances or known or finite)"
+    ),
     "test_extract_patches.py": "cpp and (layout or any_size or same_bits or every_type or constant or finite)",
 }
 

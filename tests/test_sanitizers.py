@@ -13,6 +13,7 @@ FLAGS = ("-std=c++17", "-O1", "-g", "-fopenmp", "-fsanitize=address,undefined", 
 # Each program of this folder: its rounds, and what it runs of csrc/cpu.
 PROGRAMS = {
     "augment_fuzz": (250, ("augment", "sample_params")),
+    "colors_fuzz": (250, ("lab_bins", "sparse_cross_entropy")),
     "dino_fuzz": (500, ("dino_loss",)),
     "masking_fuzz": (1000, ("blockwise_masking", "multiblock_masking", "pages", "random_masking", "text_masking")),
     "pairwise_fuzz": (150, ("ntxent", "pairwise_logsumexp", "pairwise_softplus")),

@@ -28,6 +28,9 @@ _FIRST = (5, 2, 0, -2, -3, -4, -5, -5, -6, -7, -8, -8, -9, -10, -10, -11, -11, -
 _LAST = (9, 9, 9, 9, 10, 10, 10, 10, 10, 10, 9, 9, 9, 9, 8, 8, 8, 7, 7, 0)
 
 
+DEFAULT = 313  # bins
+
+
 class LabBins(NamedTuple):
     """Images as Lab, and the bins that stand for their colours.
 
@@ -108,24 +111,22 @@ def lab_bins(
         raise ValueError(f"images: got shape {tuple(images.shape)}, want [N, 3, H, W], none empty")
     if images.requires_grad and torch.is_grad_enabled():
         raise ValueError("images: got a tensor that requires grad, want images.detach(): images are data here")
-    bins = _default_bins(images.device) if bins is None else _bins(bins, images)
-    _checks.int_in("neighbors", neighbors, 1, bins.shape[0])
+    points = None if bins is None else _points(bins, images)
+    _checks.int_in("neighbors", neighbors, 1, DEFAULT if points is None else points.shape[0])
     if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not 0 < sigma < math.inf:
         raise ValueError(f"sigma: got {sigma!r}, want a finite number > 0")
     _checks.positive_int("stride", stride)
     scale, shift = _range(images, mean, std)
     found = torch.ops.fastssl.lab_bins(
-        images, bins, neighbors, float(sigma), stride, scale, shift, _backend.requested()
+        images, points, neighbors, float(sigma), stride, scale, shift, _backend.requested()
     )
     return LabBins(*found)
 
 
-@functools.lru_cache(maxsize=16)
-def _default_bins(device: torch.device) -> Tensor:
-    return ab_bins(device)
+_kept_bins = functools.lru_cache(maxsize=16)(ab_bins)  # on each device
 
 
-def _bins(bins: object, images: Tensor) -> Tensor:
+def _points(bins: object, images: Tensor) -> Tensor:
     found = _checks.float_tensor("bins", bins, "[Q, 2]")
     if found.shape[1] != 2:
         raise ValueError(f"bins: got shape {tuple(found.shape)}, want [Q, 2]")
@@ -142,22 +143,25 @@ def _range(
     if mean is None and std is None:
         return [1 / 255 if integers else 1.0] * 3, [0.0] * 3
     if integers:
-        raise ValueError(f"{'std' if mean is None else 'mean'}: got one for uint8 images, which are not normalised")
+        raise ValueError(
+            f"{'std' if mean is None else 'mean'}: got one for uint8 images, which are not normalised, want None"
+        )
     means, stds = channel_statistics(3, mean, std)
     return stds, means
 
 
 def _forward(
-    images: Tensor, bins: Tensor, neighbors: int, sigma: float, stride: int, scale: list[float], shift: list[float],
-    backend: str,
+    images: Tensor, bins: Tensor | None, neighbors: int, sigma: float, stride: int, scale: list[float],
+    shift: list[float], backend: str,
 ) -> Any:  # fmt: skip
     kernels = _backend.select("lab_bins", images, backend)
+    bins = _kept_bins(images.device) if bins is None else bins
     return kernels.lab_bins_fwd(images, bins, neighbors, sigma, stride, scale, shift)
 
 
 def _fake(
-    images: Tensor, bins: Tensor, neighbors: int, sigma: float, stride: int, scale: list[float], shift: list[float],
-    backend: str,
+    images: Tensor, bins: Tensor | None, neighbors: int, sigma: float, stride: int, scale: list[float],
+    shift: list[float], backend: str,
 ) -> Any:  # fmt: skip
     n, _, height, width = images.shape
     shape = (n, neighbors, (height + stride - 1) // stride, (width + stride - 1) // stride)
@@ -169,7 +173,7 @@ def _fake(
 
 
 define_data_op(
-    "lab_bins(Tensor images, Tensor bins, int neighbors, float sigma, int stride, float[] scale, float[] shift,"
+    "lab_bins(Tensor images, Tensor? bins, int neighbors, float sigma, int stride, float[] scale, float[] shift,"
     " str backend) -> (Tensor lab, Tensor index, Tensor weight)",
     _forward, _fake,
 )  # fmt: skip

@@ -9,9 +9,9 @@ from torch import Tensor
 def rgb_to_lab(images: Tensor) -> Tensor:
     """CIE Lab of sRGB images [N, 3, H, W] in [0, 1], under D65 and for 2 degrees."""
     linear = torch.where(images <= 0.04045, images / 12.92, ((images + 0.055) / 1.055) ** 2.4)
-    to_xyz = torch.tensor([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169],
-                           [0.019334, 0.119193, 0.950227]]).to(images)  # fmt: skip
-    white = torch.tensor([0.95047, 1.0, 1.08883]).to(images)
+    to_xyz = images.new_tensor([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169],
+                                [0.019334, 0.119193, 0.950227]])  # fmt: skip
+    white = images.new_tensor([0.95047, 1.0, 1.08883])
     t = torch.einsum("ij,njhw->nihw", to_xyz, linear) / white[:, None, None]
     x, y, z = torch.where(t > 0.008856, t.clamp_min(0.008856) ** (1 / 3), 7.787 * t + 16 / 116).unbind(1)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
