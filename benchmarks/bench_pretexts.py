@@ -1,4 +1,5 @@
-"""The ops of the classic pretexts: fastssl against eager PyTorch, torch.compile and torchvision.
+"""The ops of the classic pretexts: fastssl against eager PyTorch, torch.compile, torchvision,
+kornia and scikit-learn.
 
     pytest benchmarks/bench_pretexts.py [--quick]               # one test a problem; on CUDA where there is a device
     python benchmarks/bench_pretexts.py [--quick] [--out DIR]   # the same without pytest
@@ -19,6 +20,7 @@ import pretexts_measure
 from harness import Row
 from pretexts_forms import Problem
 
+PEERS = ("torchvision", "kornia", "scikit-learn")  # packages
 _OWN, _PAIR = ("fastssl",), ("fastssl", "eager")
 
 
@@ -28,11 +30,16 @@ def _cpu() -> tuple[Problem, ...]:
         Problem("jigsaw", 64, 255, interleaved=True, providers=_PAIR, budget_s=3),
         Problem("jigsaw", 64, 255, "bfloat16", providers=_OWN, budget_s=2),
         Problem("context", 32, 400, budget_s=8),
+        Problem("lab", 32, 224, budget_s=6),
+        Problem("bins", 32, 224, budget_s=16),
+        Problem("loss", 16, 56, budget_s=8),
+        Problem("loss", 16, 56, interleaved=True, providers=_PAIR, budget_s=4),
+        Problem("loss", 16, 56, "bfloat16", providers=_OWN, budget_s=2),
     )
 
 
 def _quick_cpu() -> tuple[Problem, ...]:
-    sizes = {"jigsaw": (2, 255), "context": (1, 400)}
+    sizes = {"jigsaw": (2, 255), "context": (1, 400), "lab": (2, 64), "bins": (2, 64), "loss": (1, 16)}
     return tuple(Problem(case, *size, providers=_PAIR, budget_s=0.5) for case, size in sizes.items())
 
 
@@ -41,11 +48,15 @@ def _cuda() -> tuple[Problem, ...]:
         *(Problem("jigsaw", 256, 255, interleaved=last, budget_s=2) for last in (False, True)),
         Problem("jigsaw", 256, 255, "bfloat16", providers=_OWN, budget_s=1),
         Problem("context", 128, 400, budget_s=2),
+        Problem("lab", 256, 224, budget_s=2),
+        Problem("bins", 64, 224, providers=("fastssl", "eager", "compile"), budget_s=2),
+        *(Problem("loss", 64, 56, interleaved=last, budget_s=2) for last in (False, True)),
+        Problem("loss", 64, 56, "bfloat16", providers=_PAIR, budget_s=1),
     )
 
 
 def _quick_cuda() -> tuple[Problem, ...]:
-    sizes = {"jigsaw": (256, 255), "context": (128, 400)}
+    sizes = {"jigsaw": (256, 255), "context": (128, 400), "lab": (256, 224), "bins": (64, 224), "loss": (64, 56)}
     return tuple(Problem(case, *size, providers=_PAIR, budget_s=1) for case, size in sizes.items())
 
 
@@ -66,7 +77,7 @@ def own(problem: Problem, device: str) -> Callable[[], object]:
     return pretexts_measure.own(problem, device)
 
 
-BENCHMARK = harness.Benchmark("pretexts", problems, measure, pretexts_measure.describe, own, ("torchvision",))
+BENCHMARK = harness.Benchmark("pretexts", problems, measure, pretexts_measure.describe, own, PEERS)
 
 
 def test_pretexts(measured):

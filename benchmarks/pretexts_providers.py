@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import colors_forms as colors
 import pretexts_forms as forms
 import provided
 import torch
 from pretexts_forms import Form, FormOf, Inputs, Problem
 from torch import Tensor
 
-PACKAGES = {"torchvision": "torchvision"}
+PACKAGES = {"torchvision": "torchvision", "kornia": "kornia", "tree": "sklearn"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,23 @@ def _patches(title: str) -> Case:
 CASES = {
     "jigsaw": _patches("tiles of jigsaw"),
     "context": _patches("patches of context prediction"),
+    "lab": Case("Lab", "lab_bins", colors.image_inputs, colors.LAB, colors.color_bytes),
+    "bins": Case(
+        "Lab, 10 bins of every 4th pixel",
+        "lab_bins",
+        colors.image_inputs,
+        colors.COLOR_BINS,
+        colors.color_bytes,
+        colors.colors_alike,
+    ),
+    "loss": Case(
+        "loss of 10 of 313 bins",
+        "sparse_cross_entropy",
+        colors.target_inputs,
+        colors.LOSS,
+        colors.loss_bytes,
+        leaves=("logits",),
+    ),
 }
 
 
@@ -89,7 +107,7 @@ def backward(problem: Problem, out: Any, inputs: Inputs) -> tuple[Tensor, ...]:
 
 def preload(problem: dict[str, Any], provider: str, mode: str | None = None) -> None:
     """Import what the calls of `memory_case` need."""
-    provided.preload(provider, PACKAGES, ("torchvision.transforms.v2",))
+    provided.preload(provider, PACKAGES, ("torchvision.transforms.v2", "sklearn.neighbors"))
 
 
 def memory_case(

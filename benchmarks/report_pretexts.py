@@ -10,7 +10,8 @@ from texts import Row, cell, paragraphs, provenance, table, time_text
 PLOTS = {"time": "time of the ops of the classic pretexts"}
 NAMES = {
     "fastssl": "fastssl", "eager": "eager PyTorch", "compile": "torch.compile", "slices": "a slice a patch",
-    "torchvision": "torchvision's crops",
+    "torchvision": "torchvision's crops", "kornia": "kornia", "tree": "scikit-learn's ball tree",
+    "products": "targets times log-softmax",
 }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from pretexts_forms import Problem
 from pretexts_providers import CASES
 
 linux = pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux's /proc")
-SIDES = {"jigsaw": 255, "context": 400}
+SIDES = {"jigsaw": 255, "context": 400, "lab": 40, "bins": 40, "loss": 12}
 
 
 @pytest.fixture
@@ -59,6 +59,10 @@ def test_providers_agree_on_every_case(case, interleaved, small_references, monk
         (Problem("jigsaw", 64, 255), 64 * 9 * 3 * 64**2 * (1 + 4) / 1e6),
         (Problem("jigsaw", 64, 255, "bfloat16"), 64 * 9 * 3 * 64**2 * (1 + 2) / 1e6),
         (Problem("context", 32, 400), 32 * 9 * 96**2 * (1 + 3 * 4) / 1e6),
+        (Problem("lab", 32, 224), 32 * (224**2 * (3 + 3 * 4) + 8) / 1e6),
+        (Problem("bins", 32, 224), 32 * (224**2 * (3 + 3 * 4) + 56**2 * 80) / 1e6),
+        (Problem("loss", 16, 56), 16 * 56**2 * (313 * 4 + 80) / 1e6),
+        (Problem("loss", 16, 56, "bfloat16"), 16 * 56**2 * (313 * 2 + 80) / 1e6),
     ],
 )
 def test_floors(problem, megabytes):
