@@ -32,11 +32,17 @@ struct Tile {
   int64_t n, p, count;
 };
 
-// What one thread needs. The numbers of a place are [width].
+// What one thread needs. The numbers of a place are [width], those of its targets [targets, width].
 struct Scratch {
-  float* e;          // e^(z - m), the classes `e_row` apart, the places `e_place`
-  float *top, *sum;  // m and s
-  float* factor;     // W/s, and what the place's loss counts
+  float* e;                             // e^(z - m), the classes `e_row` apart, the places `e_place`
+  float *top, *sum;                     // m and s
+  float *rest, *share;                  // log s, and what the place's loss counts
+  float* factor;                        // W/s share
+  int64_t *place, *logit;               // where a place is in results without gaps, and in the logits
+  int64_t *first_index, *first_weight;  // where its first target is
+  int* target;                          // classes, -1 for none
+  float* weight;                        // 0 for none
+  char* picked;                         // logits of the targets, in their type, 0 for none
   int64_t width, e_row, e_place;
 };
 
@@ -46,10 +52,16 @@ int64_t width_of(const SparseTargets& t) {
 }
 
 Scratch new_scratch(const SparseTargets& t) {
-  const int64_t width = width_of(t), size = width * t.classes + LANES;
-  float* e = (float*)malloc((size_t)(size + 3 * width) * sizeof(float));
-  float* top = e + size;
-  return {e, top, top + width, top + 2 * width, width, t.along_rows ? 1 : width, t.along_rows ? t.classes : 1};
+  const int64_t width = width_of(t), size = width * t.classes + LANES, targets = t.count * width;
+  Scratch a{};
+  a.place = (int64_t*)calloc((size_t)(8 * 4 * width + 4 * (size + 5 * width + 3 * targets)), 1);
+  a.logit = a.place + width, a.first_index = a.logit + width, a.first_weight = a.first_index + width;
+  a.e = (float*)(a.first_weight + width);
+  a.top = a.e + size, a.sum = a.top + width, a.rest = a.sum + width, a.share = a.rest + width;
+  a.factor = a.share + width, a.weight = a.factor + width, a.target = (int*)(a.weight + targets);
+  a.picked = (char*)(a.target + targets);
+  a.width = width, a.e_row = t.along_rows ? 1 : width, a.e_place = t.along_rows ? t.classes : 1;
+  return a;
 }
 
 int64_t tiles_of(const SparseTargets& t) {
@@ -68,33 +80,41 @@ Tile tile_at(const SparseTargets& t, int64_t number) {
   return {number / tiles, p, smaller(width, t.places - p)};
 }
 
-// Place j of a tile.
-FASTSSL_INLINE Tile place_at(const SparseTargets& t, const Tile& tile, int64_t j) {
-  const int64_t p = tile.p + j;
-  if (p < t.places) return {tile.n, p, 1};
-  return {tile.n + p / t.places, p % t.places, 1};
+// Finds the places of a tile.
+void locate(const SparseTargets& t, const Scratch& a, const Tile& tile) {
+  int64_t n = tile.n, p = tile.p;
+  for (int64_t j = 0; j < tile.count; ++j, ++p) {
+    if (p == t.places) ++n, p = 0;
+    a.place[j] = n * t.places + p, a.logit[j] = n * t.sample + p * t.place;
+    a.first_index[j] = n * t.index_sample + p * t.index_place;
+    a.first_weight[j] = n * t.weight_sample + p * t.weight_place;
+  }
 }
 
-FASTSSL_INLINE const char* logit_at(const SparseTargets& t, const Tile& at, int64_t q) {
-  return element(t.type, t.logits, at.n * t.sample + q * t.row + at.p * t.place);
+FASTSSL_INLINE int64_t class_at(const SparseTargets& t, int64_t i) {
+  return t.wide ? ((const int64_t*)t.index)[i] : ((const int32_t*)t.index)[i];
 }
 
-FASTSSL_INLINE float logit_of(const SparseTargets& t, const Tile& at, int64_t q) {
-  if (t.type != TYPE_FLOAT32) return load_some(t.type, logit_at(t, at, q), 1)[0];
-  float x;
-  memcpy(&x, logit_at(t, at, q), sizeof x);
-  return x;
+// Fetches the targets of a tile and, one by one, their logits, which are in the caches.
+FASTSSL_INLINE void fetch_as(ElementType type, const SparseTargets& t, const Scratch& a, int64_t count) {
+  const int64_t bytes = bytes_of(type);
+  for (int64_t k = 0; k < t.count; ++k)
+    for (int64_t j = 0; j < count; ++j) {
+      const int64_t i = k * a.width + j, q = class_at(t, a.first_index[j] + k * t.index_row);
+      const bool named = q >= 0 && q < t.classes;
+      a.target[i] = named ? (int)q : -1;
+      a.weight[i] = named ? t.weight[a.first_weight[j] + k * t.weight_row] : 0;
+      if (named) {
+        memcpy(a.picked + i * bytes, element(type, t.logits, a.logit[j] + q * t.row), (size_t)bytes);
+      } else {
+        memset(a.picked + i * bytes, 0, (size_t)bytes);
+      }
+    }
 }
 
-// -1 where an index names no class.
-FASTSSL_INLINE int64_t class_of(const SparseTargets& t, const Tile& at, int64_t k) {
-  const int64_t i = at.n * t.index_sample + k * t.index_row + at.p * t.index_place;
-  const int64_t found = t.wide ? ((const int64_t*)t.index)[i] : ((const int32_t*)t.index)[i];
-  return found >= 0 && found < t.classes ? found : -1;
-}
-
-FASTSSL_INLINE float weight_of(const SparseTargets& t, const Tile& at, int64_t k) {
-  return t.weight[at.n * t.weight_sample + k * t.weight_row + at.p * t.weight_place];
+void fetch(const SparseTargets& t, const Scratch& a, int64_t count) {
+  if (t.type == TYPE_FLOAT32) return fetch_as(TYPE_FLOAT32, t, a, count);
+  fetch_as(TYPE_BFLOAT16, t, a, count);  // of as many bytes as float16
 }
 
 FASTSSL_INLINE vfloat exponential(vfloat z, vfloat top) { return exp2_nonpositive((z - top) * (float)LOG2_E); }
@@ -120,7 +140,7 @@ FASTSSL_INLINE void columns_as(ElementType type, int64_t vectors, const SparseTa
     for (int64_t q = first; q < smaller(first + RUN, t.classes); ++q)
       for (int64_t v = 0; v < vectors; ++v) {
         if (v * LANES >= count) break;
-        if (wanted & SUMS) __builtin_prefetch(element(type, next + q * step, v * LANES), 0, 2);
+        __builtin_prefetch(element(type, next + q * step, v * LANES), 0, 2);
         const vfloat z = load_some(type, element(type, from + q * step, v * LANES), count - v * LANES);
         const vfloat e = exponential(z, top[v]);
         if (wanted & EXPONENTIALS) store(a.e + q * width + v * LANES, e);
@@ -176,8 +196,8 @@ FASTSSL_INLINE void row_as(ElementType type, const SparseTargets& t, const Scrat
 
 FASTSSL_INLINE void exponentials_as(ElementType type, const SparseTargets& t, const Scratch& a, const Tile& tile,
                                     int wanted) {
-  if (!t.along_rows) return columns_of(type, t, a, logit_at(t, tile, 0), tile.count, wanted);
-  for (int64_t j = 0; j < tile.count; ++j) row_as(type, t, a, j, logit_at(t, place_at(t, tile, j), 0), wanted);
+  if (!t.along_rows) return columns_of(type, t, a, element(type, t.logits, a.logit[0]), tile.count, wanted);
+  for (int64_t j = 0; j < tile.count; ++j) row_as(type, t, a, j, element(type, t.logits, a.logit[j]), wanted);
 }
 
 FASTSSL_INLINE void exponentials_of(ElementType type, const SparseTargets& t, const Scratch& a, const Tile& tile,
@@ -193,24 +213,31 @@ void exponentials(const SparseTargets& t, const Scratch& a, const Tile& tile, in
   exponentials_of(TYPE_FLOAT16, t, a, tile, wanted);
 }
 
-// Takes the targets of place j off its exponentials, which are then to be multiplied by its factor.
-void take_targets(const SparseTargets& t, const Scratch& a, const Tile& at, int64_t j, float share) {
-  float total = 0, size = 0;
-  for (int64_t k = 0; k < t.count; ++k) {
-    const float w = class_of(t, at, k) < 0 ? 0 : weight_of(t, at, k);
-    total += w, size += __builtin_fabsf(w);
+FASTSSL_INLINE vfloat absolute(vfloat x) { return (vfloat)((vint)x & 0x7fffffff); }
+
+// Takes the targets off the exponentials, which are then to be multiplied by their factors.
+void take_targets(const SparseTargets& t, const Scratch& a, int64_t count) {
+  for (int64_t j = 0; j < count; j += LANES) {
+    vfloat total{}, size{};
+    for (int64_t k = 0; k < t.count; ++k) {
+      const vfloat w = load(a.weight + k * a.width + j);
+      total += w, size += absolute(w);
+    }
+    const vint cancel = absolute(total) < size * RATIO;  // no softmax, but targets
+    const vfloat one = splat(1), whole = select(cancel, one, load(a.sum + j)), base = select(cancel, one, total);
+    store(a.factor + j, base / whole * load(a.share + j));
+    for (int64_t k = 0; k < t.count; ++k) {
+      float* weight = a.weight + k * a.width + j;
+      store(weight, select(load(weight) == 0.f, vfloat{}, load(weight) / base * whole));
+    }
+    for (int64_t i = j; i < smaller(j + LANES, count); ++i)
+      for (int64_t q = 0; cancel[i - j] && q < t.classes; ++q) a.e[q * a.e_row + i * a.e_place] *= 0;
   }
-  float *e = a.e + j * a.e_place, whole = a.sum[j], base = total;
-  if (__builtin_fabsf(total) < RATIO * size) {  // no softmax, but targets
-    for (int64_t q = 0; q < t.classes; ++q) e[q * a.e_row] *= 0;
-    whole = base = 1;
-  }
-  a.factor[j] = base * share / whole;
-  for (int64_t k = 0; k < t.count; ++k) {
-    const int64_t q = class_of(t, at, k);
-    const float w = q < 0 ? 0 : weight_of(t, at, k);
-    if (w != 0) e[q * a.e_row] -= w / base * whole;
-  }
+  for (int64_t k = 0; k < t.count; ++k)
+    for (int64_t j = 0; j < count; ++j) {
+      const int64_t i = k * a.width + j;
+      if (a.target[i] >= 0) a.e[a.target[i] * a.e_row + j * a.e_place] -= a.weight[i];
+    }
 }
 
 FASTSSL_INLINE void put(ElementType type, char* to, vfloat x, int64_t count, bool stream) {
@@ -261,6 +288,25 @@ FASTSSL_INLINE bool streams(const SparseTargets& t) {
   return t.n * t.classes * t.places * bytes_of(t.type) >= STREAM_BYTES;
 }
 
+// Losses of a tile, and their log-sum-exps.
+void take_losses(const SparseForward& f, const Scratch& a, int64_t count) {
+  const SparseTargets& t = f.targets;
+  for (int64_t j = 0; j < count; ++j) {
+    const double rest = log((double)a.sum[j] / EXP2_OF_0);
+    t.lse[a.place[j]] = (double)a.top[j] + rest;
+    a.rest[j] = (float)rest, a.share[j] = f.share;
+  }
+  for (int64_t j = 0; j < count; j += LANES) {
+    vfloat loss{};
+    for (int64_t k = 0; k < t.count; ++k) {
+      const int64_t i = k * a.width + j;
+      const vfloat w = load(a.weight + i), away = load(a.top + j) - load_as(t.type, element(t.type, a.picked, i));
+      loss += w * (away + load(a.rest + j));
+    }
+    for (int64_t i = j; i < smaller(j + LANES, count); ++i) f.losses[a.place[i]] = loss[i - j];
+  }
+}
+
 void forward(const SparseForward& f) {
   const SparseTargets& t = f.targets;
 #pragma omp parallel num_threads(t.threads) if (t.threads > 1)
@@ -269,34 +315,43 @@ void forward(const SparseForward& f) {
 #pragma omp for schedule(static)
     for (int64_t number = 0; number < tiles_of(t); ++number) {
       const Tile tile = tile_at(t, number);
+      locate(t, a, tile);
       exponentials(t, a, tile, f.grad ? SUMS | EXPONENTIALS : SUMS);
-      for (int64_t j = 0; j < tile.count; ++j) {
-        const Tile at = place_at(t, tile, j);
-        const double rest = log((double)a.sum[j] / EXP2_OF_0);
-        double loss = 0;
-        for (int64_t k = 0; k < t.count; ++k) {
-          const int64_t q = class_of(t, at, k);
-          if (q >= 0) loss += (double)weight_of(t, at, k) * ((double)a.top[j] - (double)logit_of(t, at, q) + rest);
-        }
-        f.losses[at.n * t.places + at.p] = (float)loss;
-        t.lse[at.n * t.places + at.p] = (double)a.top[j] + rest;
-        if (f.grad) take_targets(t, a, at, j, f.share);
-      }
-      if (f.grad) multiply(t, a, tile, f.grad, streams(t));
+      fetch(t, a, tile.count);
+      take_losses(f, a, tile.count);
+      if (!f.grad) continue;
+      take_targets(t, a, tile.count);
+      multiply(t, a, tile, f.grad, streams(t));
     }
-    free(a.e);
+    free(a.place);
     finish_streams();
   }
 }
 
-void backward_place(const SparseBackward& b, const Scratch& a, const Tile& at, int64_t j, float upstream) {
+// e^(z - lse) = e^(z - m)/s, where m is lse as a float. A place counts its upstream gradient.
+void take_levels(const SparseBackward& b, const Scratch& a, const Tile& tile) {
   const SparseTargets& t = b.targets;
-  if (b.grad) take_targets(t, a, at, j, upstream);
-  for (int64_t k = 0; b.grad_weight && k < t.count; ++k) {
-    const int64_t q = class_of(t, at, k);
-    const double away = q < 0 ? 0 : t.lse[at.n * t.places + at.p] - (double)logit_of(t, at, q);
-    b.grad_weight[(at.n * t.count + k) * t.places + at.p] = q < 0 ? 0 : (float)(upstream * away);
+  for (int64_t j = 0; j < tile.count; ++j) {
+    const int64_t n = a.place[j] / t.places, p = a.place[j] % t.places;
+    const double lse = t.lse[a.place[j]];
+    a.top[j] = (float)lse, a.rest[j] = (float)(lse - (double)a.top[j]);
+    a.sum[j] = (float)(exp((double)a.rest[j]) * EXP2_OF_0);
+    a.share[j] = b.upstream[n * b.upstream_sample + p * b.upstream_place];
   }
+}
+
+void differentiate_weights(const SparseBackward& b, const Scratch& a, int64_t count) {
+  const SparseTargets& t = b.targets;
+  for (int64_t k = 0; k < t.count; ++k)
+    for (int64_t j = 0; j < count; j += LANES) {
+      const int64_t at = k * a.width + j;
+      const vfloat away = load(a.top + j) - load_as(t.type, element(t.type, a.picked, at));
+      const vfloat found = select(load(a.target + at) >= 0, load(a.share + j) * (away + load(a.rest + j)), vfloat{});
+      for (int64_t i = j; i < smaller(j + LANES, count); ++i) {
+        const int64_t n = a.place[i] / t.places, p = a.place[i] % t.places;
+        b.grad_weight[(n * t.count + k) * t.places + p] = found[i - j];
+      }
+    }
 }
 
 void backward(const SparseBackward& b) {
@@ -307,21 +362,16 @@ void backward(const SparseBackward& b) {
 #pragma omp for schedule(static)
     for (int64_t number = 0; number < tiles_of(t); ++number) {
       const Tile tile = tile_at(t, number);
-      // e^(z - lse) = e^(z - m)/s, where m is lse as a float.
-      for (int64_t j = 0; j < tile.count; ++j) {
-        const Tile at = place_at(t, tile, j);
-        const double lse = t.lse[at.n * t.places + at.p];
-        a.top[j] = (float)lse;
-        a.sum[j] = (float)(exp(lse - (double)a.top[j]) * EXP2_OF_0);
-      }
+      locate(t, a, tile);
+      take_levels(b, a, tile);
       if (b.grad) exponentials(t, a, tile, EXPONENTIALS);
-      for (int64_t j = 0; j < tile.count; ++j) {
-        const Tile at = place_at(t, tile, j);
-        backward_place(b, a, at, j, b.upstream[at.n * b.upstream_sample + at.p * b.upstream_place]);
-      }
-      if (b.grad) multiply(t, a, tile, b.grad, streams(t));
+      fetch(t, a, tile.count);
+      if (b.grad_weight) differentiate_weights(b, a, tile.count);
+      if (!b.grad) continue;
+      take_targets(t, a, tile.count);
+      multiply(t, a, tile, b.grad, streams(t));
     }
-    free(a.e);
+    free(a.place);
     finish_streams();
   }
 }

@@ -20,11 +20,12 @@ def sparse_cross_entropy_fwd(
     grad = _like(logits, along_rows) if early else logits.new_empty(0)
     for sample, part in _parts(logits):
         z = logits[sample, :, part].to(sum_type(logits.dtype))
-        i, w = _targets(index[sample, :, part], weight[sample, :, part], z)
+        named, i, w = _targets(index[sample, :, part], weight[sample, :, part], z)
         top = z.amax(1, keepdim=True)
         e = (z - top).exp_()
         total = e.sum(1, keepdim=True)
-        loss[sample, part] = (w * (top - z.gather(1, i) + total.log())).sum(1)
+        picked = z.gather(1, i).masked_fill_(~named, 0)
+        loss[sample, part] = (w * (top - picked + total.log())).sum(1)
         lse[sample, part] = (top.double() + total.double().log()).squeeze(1)
         if early:
             grad[sample, :, part] = _gradient(e.div_(total), i, w) * share
@@ -40,10 +41,9 @@ def sparse_cross_entropy_bwd(
     grad_weight = weight.new_empty(weight.shape if of_weight else (0,))
     for sample, part in _parts(logits):
         z = logits[sample, :, part].to(sum_type(logits.dtype))
-        i, w = _targets(index[sample, :, part], weight[sample, :, part], z)
+        named, i, w = _targets(index[sample, :, part], weight[sample, :, part], z)
         up, level = (x[sample, None, part] for x in (upstream, lse))
         if of_weight:
-            named = index[sample, :, part] == i
             found = up * (level - z.gather(1, i)).to(z.dtype)
             grad_weight[sample, :, part] = found.masked_fill_(~named, 0)
         if of_logits:
@@ -58,10 +58,10 @@ def _parts(logits: Tensor) -> Iterator[tuple[slice, slice]]:
             yield sample, part
 
 
-def _targets(index: Tensor, weight: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Classes and weights; 0 and 0 where an index names no class."""
+def _targets(index: Tensor, weight: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Whether an index names a class; classes and weights, 0 and 0 where it names none."""
     named = (index >= 0) & (index < z.shape[1])
-    return torch.where(named, index, 0).long(), weight.masked_fill(~named, 0).to(z.dtype)
+    return named, torch.where(named, index, 0).long(), weight.masked_fill(~named, 0).to(z.dtype)
 
 
 def _gradient(p: Tensor, index: Tensor, weight: Tensor) -> Tensor:

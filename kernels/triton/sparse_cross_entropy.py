@@ -156,7 +156,7 @@ def sparse_cross_entropy_kernel(
     for k in range(COUNT):
         i, w, named = target(index, weight, k, inside, stride_index, stride_weight, CLASSES)
         picked = tl.load(z + i.to(tl.int64) * stride_class, mask=inside & named, other=0.0).to(tl.float32)
-        loss += tl.where(named, w * (top - picked + rest), 0.0)
+        loss += w * (top - picked + rest)
         whole += w
     at = sample * places + place
     tl.store(losses + at, loss, mask=inside)
