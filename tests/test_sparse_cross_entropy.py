@@ -393,6 +393,25 @@ def test_the_gradient_lies_as_the_logits_do(device: str, backend: str) -> None:
 
 
 @on_backends
+def test_what_is_kept_for_the_backward_pass(device: str, backend: str) -> None:
+    """The gradient itself, or one number a place; neither softmax nor dense targets."""
+    for dtype, reduction, kept in (
+        (torch.float32, "mean", 4 * 50 * 18), (torch.bfloat16, "sum", 2 * 50 * 18), (torch.float16, "mean", 8 * 18),
+        (torch.float32, "none", 8 * 18),
+    ):  # fmt: skip
+        logits, index, weight = problem((2, 50, 9), 3, dtype, device)
+        found: dict[int, int] = {x.untyped_storage().data_ptr(): 0 for x in (logits, index, weight)}
+
+        def pack(x: Tensor, found: dict[int, int] = found) -> Tensor:
+            found.setdefault(x.untyped_storage().data_ptr(), x.untyped_storage().nbytes())
+            return x
+
+        with fastssl.use_backend(backend), torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            sparse_cross_entropy(logits.requires_grad_(), index, weight, reduction)
+        assert sum(found.values()) == kept
+
+
+@on_backends
 def test_the_host_is_not_stalled(device: str, backend: str) -> None:
     logits, index, weight = problem((2, 20, 9), 3, device=device)
     leaf = logits.requires_grad_()

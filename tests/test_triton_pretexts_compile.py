@@ -88,17 +88,20 @@ def cross_entropies(arch):
     """Kernel, types and constants of launches: the bins of colours, few clusters, thousands of classes."""
     types = {"losses": "*fp32", "lses": "*fp64", "grad_weight": "*fp32", "upstream": "*fp32", "weight": "*fp32",
              "share": "fp32"}  # fmt: skip
-    shapes = ((313, 10), (16, 1), (100, 5), (1000, 3), (5000, 10)) if arch == 90 else ((313, 10),)
-    for i, (classes, count) in enumerate(shapes):
+    sizes = (313, 16, 100, 1000, 5000) if arch == 90 else (313,)
+    for i, classes in enumerate(sizes):
         for j, (kind, along_rows, on) in enumerate(
             itertools.product(("*fp32", "*bf16", "*fp16"), (False, True), (False, True))
         ):
             if arch != 90 and kind == "*fp16":
                 continue
-            launched = {"CLASSES": classes, "COUNT": count, "ALONG_ROWS": along_rows} | launch.classes_tile(classes, along_rows)
+            launched = {"CLASSES": classes, "ALONG_ROWS": along_rows}
+            launched |= launch.classes_tile(classes, along_rows)
             launched |= dict.fromkeys(("stride_class",) if along_rows else ("stride_place",), 1)
             if not along_rows:
                 launched |= {"stride_index_place": 1, "stride_weight_place": 1}
+            elif classes == 16:  # logits [N, Q]
+                launched |= {"places": 1, "stride_index": 1, "stride_weight": 1}
             kinds = types | {"logits": kind, "grad": kind, "index": ("*i32", "*i64")[(i + j) % 2]}
             yield sparse_cross_entropy.sparse_cross_entropy_kernel, kinds, launched | {"WITH_GRAD": on}
             grads = {"OF_LOGITS": True, "OF_WEIGHT": on}

@@ -188,7 +188,7 @@ def nearest_of_all(
     return square, index
 
 
-@triton.jit(do_not_specialize=["count", "falloff", "stride_n"])
+@triton.jit(do_not_specialize=["height", "width", "count", "falloff", "stride_n"])
 def lab_bins_kernel(
     images,  # [N, 3, height, width], any strides
     bins,  # [count, 2], any strides

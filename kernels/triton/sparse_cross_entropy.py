@@ -25,8 +25,8 @@ def sparse_cross_entropy_fwd(
     block = launch.classes_tile(classes, along_rows)
     with torch.cuda.device_of(logits):
         sparse_cross_entropy_kernel[(_programs(n, places, along_rows, block),)](
-            logits, index, weight, losses, lse, grad, share, n, places, *logits.stride(), *index.stride(),
-            *weight.stride(), CLASSES=classes, COUNT=index.shape[1], ALONG_ROWS=along_rows, WITH_GRAD=early, **block,
+            logits, index, weight, losses, lse, grad, share, n, places, index.shape[1], *logits.stride(),
+            *index.stride(), *weight.stride(), CLASSES=classes, ALONG_ROWS=along_rows, WITH_GRAD=early, **block,
         )  # fmt: skip
     return losses, lse, grad
 
@@ -44,8 +44,8 @@ def sparse_cross_entropy_bwd(
     block = launch.classes_tile(classes, along_rows)
     with torch.cuda.device_of(logits):
         sparse_cross_entropy_grad_kernel[(_programs(n, places, along_rows, block),)](
-            upstream, logits, index, weight, lse.contiguous(), grad, grad_weight, n, places, *upstream.stride(),
-            *logits.stride(), *index.stride(), *weight.stride(), CLASSES=classes, COUNT=index.shape[1],
+            upstream, logits, index, weight, lse.contiguous(), grad, grad_weight, n, places, index.shape[1],
+            *upstream.stride(), *logits.stride(), *index.stride(), *weight.stride(), CLASSES=classes,
             ALONG_ROWS=along_rows, OF_LOGITS=of_logits, OF_WEIGHT=of_weight, **block,
         )  # fmt: skip
     return grad, grad_weight
@@ -95,19 +95,19 @@ def load_classes(z, start, inside, stride_class, CLASSES: tl.constexpr, BLOCK_Q:
 
 @triton.jit
 def store_gradient(
-    grad, p, q, mask, index, weight, inside, factor, share, stride_index, stride_weight, stride_class,
-    CLASSES: tl.constexpr, COUNT: tl.constexpr,
+    grad, p, q, mask, index, weight, count, inside, factor, share, stride_index, stride_weight, stride_class,
+    CLASSES: tl.constexpr,
 ):  # fmt: skip
     """Store p times `factor`, less `share` times each weight at its class."""
     found = p * factor[:, None]
-    for k in range(COUNT):
+    for k in range(0, count):
         i, w, named = target(index, weight, k, inside, stride_index, stride_weight, CLASSES)
         found -= tl.where((i[:, None] == q[None, :]) & named[:, None], (w * share)[:, None], 0.0)
     at = grad[:, None] + (q.to(tl.int64) * stride_class)[None, :]
     tl.store(at, found.to(grad.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["n", "share", "stride_index_n", "stride_weight_n"])
+@triton.jit(do_not_specialize=["n", "count", "share", "stride_index_n", "stride_weight_n"])
 def sparse_cross_entropy_kernel(
     logits,  # [N, Q, P], any strides
     index,  # [N, K, P] int32 or int64, any strides
@@ -118,6 +118,7 @@ def sparse_cross_entropy_kernel(
     share,
     n,
     places,
+    count,
     stride_n,
     stride_class,
     stride_place,
@@ -128,7 +129,6 @@ def sparse_cross_entropy_kernel(
     stride_weight,
     stride_weight_place,
     CLASSES: tl.constexpr,
-    COUNT: tl.constexpr,
     ALONG_ROWS: tl.constexpr,
     WITH_GRAD: tl.constexpr,
     BLOCK_P: tl.constexpr,
@@ -153,7 +153,7 @@ def sparse_cross_entropy_kernel(
     rest = tl.log(total)
     loss = tl.zeros((BLOCK_P,), tl.float32)
     whole = tl.zeros((BLOCK_P,), tl.float32)
-    for k in range(COUNT):
+    for k in range(0, count):
         i, w, named = target(index, weight, k, inside, stride_index, stride_weight, CLASSES)
         picked = tl.load(z + i.to(tl.int64) * stride_class, mask=inside & named, other=0.0).to(tl.float32)
         loss += w * (top - picked + rest)
@@ -171,11 +171,11 @@ def sparse_cross_entropy_kernel(
                 x, q, mask = load_classes(z, start, inside, stride_class, CLASSES, BLOCK_Q)
                 e = tl.exp(x - top[:, None])
             store_gradient(
-                out, e, q, mask, index, weight, inside, factor, share, stride_index, stride_weight, step, CLASSES, COUNT
+                out, e, q, mask, index, weight, count, inside, factor, share, stride_index, stride_weight, step, CLASSES
             )
 
 
-@triton.jit(do_not_specialize=["n", "stride_up_n", "stride_index_n", "stride_weight_n"])
+@triton.jit(do_not_specialize=["n", "count", "stride_up_n", "stride_index_n", "stride_weight_n"])
 def sparse_cross_entropy_grad_kernel(
     upstream,  # [N, P] float32, any strides
     logits,  # [N, Q, P], any strides
@@ -186,6 +186,7 @@ def sparse_cross_entropy_grad_kernel(
     grad_weight,  # out [N, K, P] float32
     n,
     places,
+    count,
     stride_up_n,
     stride_up_place,
     stride_n,
@@ -198,7 +199,6 @@ def sparse_cross_entropy_grad_kernel(
     stride_weight,
     stride_weight_place,
     CLASSES: tl.constexpr,
-    COUNT: tl.constexpr,
     ALONG_ROWS: tl.constexpr,
     OF_LOGITS: tl.constexpr,
     OF_WEIGHT: tl.constexpr,
@@ -215,13 +215,13 @@ def sparse_cross_entropy_grad_kernel(
     level = lse.to(tl.float32)
 
     whole = tl.zeros((BLOCK_P,), tl.float32)
-    for k in range(COUNT):
+    for k in range(0, count):
         i, w, named = target(index, weight, k, inside, stride_index, stride_weight, CLASSES)
         whole += w
         if OF_WEIGHT:
             picked = tl.load(z + i.to(tl.int64) * stride_class, mask=inside & named, other=0.0).to(tl.float64)
             found = tl.where(named, up * (lse - picked).to(tl.float32), 0.0)
-            tl.store(grad_weight + (sample * COUNT + k) * places + place, found, mask=inside)
+            tl.store(grad_weight + (sample * count + k) * places + place, found, mask=inside)
 
     if OF_LOGITS:
         out = grad + sample * CLASSES * places + (place.to(tl.int64) * (CLASSES if ALONG_ROWS else 1))
@@ -231,5 +231,5 @@ def sparse_cross_entropy_grad_kernel(
             x, q, mask = load_classes(z, start, inside, stride_class, CLASSES, BLOCK_Q)
             e = tl.exp(x - level[:, None])
             store_gradient(
-                out, e, q, mask, index, weight, inside, factor, up, stride_index, stride_weight, step, CLASSES, COUNT
+                out, e, q, mask, index, weight, count, inside, factor, up, stride_index, stride_weight, step, CLASSES
             )
