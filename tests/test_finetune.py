@@ -86,6 +86,17 @@ def test_layers_learn_at_their_own_rates(encoder):
     assert told["encoder.pos_embed"] == (0.5 ** (depth + 1), 0.0)  # fixed while it was masked, not any more
 
 
+def test_layers_of_an_encoder_that_is_made_of_others_learn_at_their_own_rates(caplog):
+    encoder = methods.SplitBrain(methods.small_resnet(1, 32), image_size=32).encoder
+    model = _finetune._Classifier(encoder, encoder.num_features, 10)
+    groups = _finetune._groups(model, lr=1.0, layer_decay=0.5, weight_decay=0.1)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert len(rates) == len(list(model.parameters()))
+    for half in encoder.encoders:
+        assert rates[id(half.conv1[0].weight)] < rates[id(half.layer4[0].conv1.weight)] == 0.5 < 1
+    assert "no effect" not in caplog.text
+
+
 def test_a_frozen_encoder_stays_and_its_head_learns(encoder, monkeypatch):
     models = []
     real = _finetune._accuracy

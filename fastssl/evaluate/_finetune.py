@@ -15,7 +15,7 @@ from .._extras import require
 from ..data import Images, load, loader
 from ..functional import Recipe, View
 from ..methods import encode
-from ..methods._encoder import encoder_width, frozen
+from ..methods._encoder import Wrapper, encoder_width, frozen
 from ..transforms import Transform, normalize
 from ._features import check_classes, device_of
 from ._subsets import SubsetResult, draw_subsets, spread, subset_protocol
@@ -192,10 +192,18 @@ def _groups(model: _Classifier, lr: float, layer_decay: float, weight_decay: flo
     if model.frozen:
         return head
     optim = require("timm.optim", "finetune")
-    names = getattr(model.encoder, "no_weight_decay", set)
-    groups = optim.param_groups_layer_decay(
-        model.encoder, weight_decay, no_weight_decay_list=names(), layer_decay=layer_decay
-    )  # fmt: skip
+    # Of an encoder that is made of others, which are beside each other, the layers are theirs.
+    parts = list(model.encoder.encoders) if isinstance(model.encoder, Wrapper) else [model.encoder]
+    groups = [
+        group
+        for part in parts
+        for group in optim.param_groups_layer_decay(
+            part,
+            weight_decay,
+            no_weight_decay_list=getattr(part, "no_weight_decay", set)(),
+            layer_decay=layer_decay,
+        )
+    ]
     # The linear layer is one more layer, above those that timm counts.
     found = [{**group, "lr": lr * layer_decay * group["lr_scale"]} for group in groups]
     return found + head
