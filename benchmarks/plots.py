@@ -30,7 +30,7 @@ BARS = {
     "fastssl": "#0072B2", "torchvision-uint8": "#E69F00", "torchvision-float": "#D55E00", "lightly": "#009E73",
     "kornia": "#CC79A7", "compile": "#E69F00", "eager": "#D55E00", "timm": "#CC79A7",
     "pml": "#CC79A7", "open_clip": "#56B4E9", "info-nce-pytorch": "#F0E442", "pairs": "#CC79A7",
-    "slices": "#56B4E9", "torchvision": "#009E73", "tree": "#F0E442", "products": "#009E73",
+    "slices": "#56B4E9", "torchvision": "#009E73", "tree": "#F0E442", "products": "#8a939c",
 }  # fmt: skip
 _GREY, _INK = "#8a939c", "#22303c"
 
