@@ -8,7 +8,6 @@ import itertools
 import math
 import os
 import sys
-import warnings
 
 os.environ["TRITON_INTERPRET"] = "1"
 
@@ -19,20 +18,14 @@ masking_reference.TYPES = (torch.float64, torch.float32, torch.float16)
 
 import test_lab_bins as of_colors  # noqa: E402
 import test_sparse_cross_entropy as of_loss  # noqa: E402
-from interpreting import prepare_modules_once, watch_memory  # noqa: E402
+from interpreting import begin, prepare_modules_once, watch_memory  # noqa: E402
 from launches import Launches  # noqa: E402
 
-import fastssl  # noqa: E402
 from fastssl.functional import ab_bins, lab_bins, sparse_cross_entropy  # noqa: E402
 from fastssl.kernels.triton import lab_bins as color_kernels  # noqa: E402
 from fastssl.kernels.triton import sparse_cross_entropy as loss_kernels  # noqa: E402
 
-warnings.filterwarnings("ignore", category=RuntimeWarning)  # numpy on the branches that tl.where drops
-torch.set_num_threads(1)
-torch.manual_seed(0)
-fastssl.use_backend("triton")
-torch.use_deterministic_algorithms(True)
-torch.utils.deterministic.fill_uninitialized_memory = True  # with NaN: whatever a kernel leaves unwritten shows
+begin()
 prepare_modules_once()
 watch_memory()
 

@@ -6,7 +6,6 @@ Each number that the kernel reads or writes has to be one of its arguments'; bfl
 
 import os
 import sys
-import warnings
 
 os.environ["TRITON_INTERPRET"] = "1"
 
@@ -16,21 +15,15 @@ import torch
 masking_reference.TYPES = (torch.float64, torch.float32, torch.float16)
 
 import test_extract_patches as of_patches  # noqa: E402
-from interpreting import prepare_modules_once, watch_memory  # noqa: E402
+from interpreting import begin, prepare_modules_once, watch_memory  # noqa: E402
 from launches import Launches  # noqa: E402
 from masking_reference import hold_to_the_contract_of_draws  # noqa: E402
 
-import fastssl  # noqa: E402
 from fastssl.functional import extract_patches  # noqa: E402
 from fastssl.kernels.torch import extract_patches as streaming  # noqa: E402
 from fastssl.kernels.triton import extract_patches as kernels  # noqa: E402
 
-warnings.filterwarnings("ignore", category=RuntimeWarning)  # numpy on the branches that tl.where drops
-torch.set_num_threads(1)
-torch.manual_seed(0)
-fastssl.use_backend("triton")
-torch.use_deterministic_algorithms(True)
-torch.utils.deterministic.fill_uninitialized_memory = True  # with NaN: whatever the kernel leaves unwritten shows
+begin()
 prepare_modules_once()
 watch_memory()
 

@@ -9,7 +9,6 @@ import itertools
 import math
 import os
 import sys
-import warnings
 
 os.environ["TRITON_INTERPRET"] = "1"
 
@@ -21,19 +20,13 @@ import torch
 from distillation import assert_accurate, evaluate, logits, problem
 from launches import Launches
 
-import fastssl
 from fastssl.functional import dino_loss, sinkhorn
 from fastssl.kernels.torch import dino_loss as streaming
 from fastssl.kernels.triton import dino_loss as dino_kernels
 from fastssl.kernels.triton import launch
 from fastssl.kernels.triton import sinkhorn as sinkhorn_kernels
 
-warnings.filterwarnings("ignore", category=RuntimeWarning)  # numpy on inf - inf and on log(0)
-torch.set_num_threads(1)
-torch.manual_seed(0)
-fastssl.use_backend("triton")
-torch.use_deterministic_algorithms(True)
-torch.utils.deterministic.fill_uninitialized_memory = True  # with NaN: whatever a kernel leaves unwritten shows
+interpreting.begin()
 interpreting.watch_memory()
 interpreting.round_fma_once()
 interpreting.prepare_modules_once()

@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import os
 import sys
-import warnings
 
 os.environ["TRITON_INTERPRET"] = "1"
 
@@ -26,11 +25,10 @@ import test_mask_patchify as of_patches  # noqa: E402
 import test_masked_mse as of_loss  # noqa: E402
 import test_masked_mse_backward as of_loss_backward  # noqa: E402
 import test_restore_tokens as of_restore  # noqa: E402
-from interpreting import watch_memory  # noqa: E402
+from interpreting import begin, watch_memory  # noqa: E402
 from launches import Launches  # noqa: E402
 from masking_reference import hold_linear_op, some_ids, token_layouts, videos  # noqa: E402
 
-import fastssl  # noqa: E402
 from fastssl import reference  # noqa: E402
 from fastssl.functional import gather_tokens, mask_patchify, masked_mse, restore_tokens  # noqa: E402
 from fastssl.kernels.triton import gather_tokens as gather_kernels  # noqa: E402
@@ -39,12 +37,7 @@ from fastssl.kernels.triton import mask_patchify as patch_kernels  # noqa: E402
 from fastssl.kernels.triton import masked_mse as loss_kernels  # noqa: E402
 from fastssl.kernels.triton import restore_tokens as restore_kernels  # noqa: E402
 
-warnings.filterwarnings("ignore", category=RuntimeWarning)  # numpy on the branches that tl.where drops
-torch.set_num_threads(1)
-torch.manual_seed(0)
-fastssl.use_backend("triton")
-torch.use_deterministic_algorithms(True)
-torch.utils.deterministic.fill_uninitialized_memory = True  # with NaN: whatever a kernel leaves unwritten shows
+begin()
 
 HERE = ("cpu", "triton")  # where the tests of the ops run
 FLOATS = (torch.float32, torch.float16)
