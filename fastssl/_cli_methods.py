@@ -208,7 +208,7 @@ METHODS = {
         _VIEWS,
         optimizer="sgd",
         small_fit={"optimizer": "adamw", "lr": 5e-4, "weight_decay": 1e-2, "batch_size": 16},
-        epochs=6,
+        epochs=8,
     ),
     "swav": Method(
         "each view must predict the cluster that another is assigned to, with clusters of equal size",
@@ -237,7 +237,7 @@ METHODS = {
         encoder="either",
         any_size=True,
         small_fit={"lr": 1e-3, "batch_size": 64},
-        epochs=8,
+        epochs=10,
     ),
     "dinov2": Method(
         "as dino, and hidden patches must be told from the others, with features that keep apart",
@@ -269,6 +269,7 @@ METHODS = {
         vit_only=True,
         init="mae",
         small_fit={"lr": 1e-3},
+        epochs=8,
     ),
     "simmim": Method(
         "hide squares behind mask tokens, and predict their pixels linearly",
@@ -283,12 +284,14 @@ METHODS = {
         vit_only=True,
         init="mae",
         small_fit={"lr": 1e-3},
+        epochs=3,
     ),
     "rotation": Method(
         "tell by which quarter turn an image was turned",
         (Option("exact", "turn by a warp, whose traces give the answer away", True),),
         optimizer="sgd",
         small_fit={"optimizer": "adamw", "lr": 2e-3, "weight_decay": 1e-2, "batch_size": 64},
+        epochs=10,
     ),
     "context": Method(
         "tell on which side of a patch of an image another one lies",
@@ -304,7 +307,7 @@ METHODS = {
         ),
         any_size=True,
         small_fit={"lr": 2e-3, "batch_size": 64},
-        epochs=8,
+        epochs=10,
     ),
     "jigsaw": Method(
         "tell in which order the shuffled tiles of an image are",
@@ -336,7 +339,7 @@ METHODS = {
             Option("discriminator_dim", "channels of the adversary's first map", 64, small=16),
         ),
         small_fit={"lr": 2e-3, "batch_size": 64},
-        epochs=6,
+        epochs=8,
     ),
     "colorization": Method(
         "tell the colours of an image from its lightness",
@@ -348,7 +351,7 @@ METHODS = {
         dense=True,
         channels=1,
         small_fit={"lr": 2e-3, "batch_size": 64},
-        epochs=10,
+        epochs=8,
     ),
     "split-brain": Method(
         "tell the colours of an image from its lightness, and its lightness from its colours, by half an encoder each",
@@ -356,7 +359,7 @@ METHODS = {
         dense=True,
         channels=1,
         small_fit={"lr": 2e-3, "batch_size": 64},
-        epochs=5,
+        epochs=4,
     ),
     "video-colorization": Method(
         "point at the places of earlier frames from which a grey frame could take its colours",
@@ -381,6 +384,7 @@ METHODS = {
         "squeeze the image into a few numbers by convolutions, and reconstruct it from them",
         (replace(_CODE[0], small=32), *_CODE[1:]),
         small_fit={"batch_size": 64},
+        epochs=8,
     ),
     "vae": Method(
         "as cae, with a code that is drawn from a normal distribution for each image, close to the standard one",
@@ -390,6 +394,7 @@ METHODS = {
             *_CODE[1:],
         ),
         small_fit={"batch_size": 64},
+        epochs=8,
     ),
     "cpc": Method(
         "the patches above, each seen alone, must find those below among the patches of all images",
@@ -405,6 +410,7 @@ METHODS = {
         ),
         batch_norm=False,
         small_fit={"lr": 2e-3, "batch_size": 64},
+        epochs=8,
     ),
     "bert": Method(
         "hide words of a text, and tell which they were",
@@ -417,7 +423,7 @@ METHODS = {
         encoder="text",
         reads="text",
         small_fit={"lr": 1e-3, "batch_size": 16},
-        epochs=20,
+        epochs=10,
     ),
     "dae": Method(
         "reconstruct the clean image of a corrupted one, from the features alone",
@@ -430,5 +436,6 @@ METHODS = {
                 told="0.25, or 0.5",
             ),
         ),
+        epochs=8,
     ),
 }  # fmt: skip
