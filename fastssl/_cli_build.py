@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ._cli_methods import METHODS, Method, Option, small_values
+from ._cli_methods import METHODS, Method
+from ._cli_options import Option, small_values
 
 # The default encoders of each kind, up to 64 pixels and above.
 ENCODERS = {

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ._cli_methods import METHODS, NO_DEFAULT
+from ._cli_methods import METHODS
+from ._cli_options import NO_DEFAULT
 
 
 def add_parsers(commands: Any, settings: dict[str, Any]) -> None:

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ._cli_methods import NO_DEFAULT
+from ._cli_options import NO_DEFAULT
 from ._compare_table import number
 
-_WIDEST = 4096  # pixels that are judged beside the encoders
 _BARS = ("knn", "few_labels", "linear_probe", "finetune")  # the judgements of evaluation.png
 
 
@@ -50,6 +49,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from . import methods
     from .data import Clips, Texts
     from .evaluate import COSTLY, QUICK, judge, label_propagation
+    from .evaluate._judge import WIDEST
     from .methods._encoder import read_about
 
     folder = Path(args.folder)
@@ -59,7 +59,7 @@ def evaluate(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     rows: dict[str, Any] = {"trained encoder": encoder, "untrained encoder": methods.rebuild(about["timm"])}
     clips, texts = isinstance(test, Clips), isinstance(test, Texts)
-    if "image_size" in about and not clips and train.channels * train.image_size**2 <= _WIDEST:
+    if "image_size" in about and not clips and train.channels * train.image_size**2 <= WIDEST:
         rows["pixels"] = None
     which = [*QUICK, *(way for way in COSTLY if args.all or getattr(args, way))]
     tuning = {"epochs": args.finetune_epochs}

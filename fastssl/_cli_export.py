@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ._cli_methods import NO_DEFAULT
+from ._cli_options import NO_DEFAULT
 
 # What a file is called in the folder of the run, by its form.
 _NAMES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ._cli_methods import NO_DEFAULT
+from ._cli_options import NO_DEFAULT
 
 
 def add_parsers(commands: Any, settings: dict[str, Any]) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ._cli_build import BATCH, ENCODERS, prepare
-from ._cli_methods import METHODS, NO_DEFAULT, Method
+from ._cli_methods import METHODS, Method
+from ._cli_options import NO_DEFAULT
 
 
 def add_parsers(commands: Any, settings: dict[str, Any]) -> None:

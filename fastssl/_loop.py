@@ -34,9 +34,10 @@ from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
 from ._cached import CachedStep
 from ._images import RaggedImages
+from ._run_plots import draw_pictures
 from ._settings import Settings
-from .data import DataSet, Texts, loader
-from .evaluate import Features, features, knn, plots
+from .data import DataSet, loader
+from .evaluate import knn
 
 Row = dict[str, Any]
 Batch = tuple[Tensor | RaggedImages, Tensor]  # images and labels
@@ -370,41 +371,3 @@ def write_csv(run: Run) -> None:
         writer.writeheader()
         writer.writerows(run.history)
     os.replace(fresh, run.out / "metrics.csv")
-
-
-def draw_pictures(run: Run) -> None:
-    """Write pictures.png of eight images or texts, where the method has `pictures`."""
-    pictures = getattr(run.method, "pictures", None)
-    if pictures is None:
-        return
-    shown = run.images if run.eval_data is None else run.eval_data[1]
-    images, _ = shown.batch(range(min(8, len(shown))))
-    device = next(run.method.parameters()).device
-    title = f"{type(run.method).__name__} on {run.images.name}"
-    rows = pictures(images.to(device))
-    if isinstance(shown, Texts):
-        plots.texts({name: shown.words(tokens) for name, tokens in rows.items()}, run.out / "pictures.png", title)
-    else:
-        plots.pictures(rows, run.out / "pictures.png", title)
-
-
-def plot(run: Run) -> None:
-    """Write loss.png, embedding.png and, where they apply, knn.png, pictures.png and latent.png."""
-    title = f"{type(run.method).__name__} on {run.images.name}"
-    draw_pictures(run)
-    plots.loss_curve(run.history, run.out / "loss.png", title)
-    if run.eval_data is not None:
-        plots.knn_curve(run.history, run.out / "knn.png", title=title)
-    shown = run.images if run.eval_data is None else run.eval_data[1]
-    sample = shown.take(range(0, len(shown), max(1, -(-len(shown) // 2000))))
-    plots.embedding(features(run.method.encoder, sample), run.out / "embedding.png", title)  # type: ignore[arg-type]
-    latents: Any = getattr(run.method, "latents", None)
-    if latents is not None:
-        device = next(run.method.parameters()).device
-        codes = torch.cat([latents(batch.to(device)).cpu() for batch, _ in _in_order(sample)])
-        if min(codes.shape) > 1:
-            plots.latent_scatter(Features(codes, sample.labels, sample.classes), run.out / "latent.png", title)
-
-
-def _in_order(data: DataSet) -> DataLoader[Batch]:
-    return loader(data, [indices.tolist() for indices in torch.arange(len(data)).split(256)])

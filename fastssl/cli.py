@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__, _cli_compare, _cli_evaluate, _cli_export, _cli_report, _cli_train
-from ._cli_methods import NO_DEFAULT
+from ._cli_options import NO_DEFAULT
 
 EXAMPLES = """examples:
   fastssl pretrain simclr --data shapes --epochs 20      train on generated pictures, no download

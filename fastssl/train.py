@@ -140,7 +140,7 @@ def fit(
     """
     for module in ("lightning.pytorch", "timm", "tensorboard", "tqdm", "matplotlib", "sklearn", "safetensors"):
         require(module, "fastssl.fit")
-    from . import _loop
+    from . import _loop, _run_plots
 
     method_name = check_method(method)
     images = data if isinstance(data, DataSet) else load(data)
@@ -213,7 +213,7 @@ def fit(
     with recorded(out / "config.json", about, resumed=state is not None):
         _loop.train(run, state, accelerator=accelerator, devices=devices, progress=progress)
 
-    _loop.plot(run)
+    _run_plots.plot(run)
     encoder: nn.Module = method.encoder  # type: ignore[assignment]
     path = export_encoder(encoder, out, **images.exported)
     images.leave(out)

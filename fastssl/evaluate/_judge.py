@@ -24,7 +24,7 @@ QUICK = (
 )  # fmt: skip
 COSTLY = ("finetune", "label_efficiency")
 _AUDITED = 1000, 500  # training and test images of the shortcut audit, which meets them with every cue
-_WIDEST = 4096  # a linear probe on more numbers takes hours
+WIDEST = 4096  # a linear probe on more numbers takes hours
 
 
 def judge(
@@ -98,7 +98,7 @@ def judge(
             ways["label_efficiency"] = lambda: label_efficiency(
                 encoder, known, asked, labels=_counts(known), **draws, **curves
             )  # fmt: skip
-    if pair[0].x.shape[1] > _WIDEST:
+    if pair[0].x.shape[1] > WIDEST:
         ways = {name: way for name, way in ways.items() if name not in ("few_labels", "linear_probe", "shortcut_audit")}
     return {name: way() for name, way in ways.items() if name in which}
 

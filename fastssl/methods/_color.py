@@ -14,15 +14,10 @@ from .. import transforms
 from .._extras import require
 from .._images import RaggedImages
 from .._wide import Wide
+from ..kernels.torch.lab_bins import TO_XYZ
 from ._encoder import Wrapper, build_encoder, encode, feature_map, input_channels, is_vit
 from ._one_view import OneView, Size, only_view
 
-# sRGB's linear values to CIE XYZ, relative to the white D65.
-_TO_XYZ = (
-    (0.412453 / 0.95047, 0.357580 / 0.95047, 0.180423 / 0.95047),
-    (0.212671, 0.715160, 0.072169),
-    (0.019334 / 1.08883, 0.119193 / 1.08883, 0.950227 / 1.08883),
-)
 _UNIT = 50.0  # L - 50, a and b are given to encoders in units of so many
 
 
@@ -30,7 +25,7 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
     """Return CIE Lab float32 [N, 3, H, W], L in [0, 100], of sRGB pictures [N, 3, H, W] in [0, 1]."""
     rgb = rgb.float()
     linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055).clamp_min(0) ** 2.4, rgb / 12.92)
-    xyz = torch.einsum("ij, njhw -> nihw", linear.new_tensor(_TO_XYZ), linear)
+    xyz = torch.einsum("ij, njhw -> nihw", linear.new_tensor(TO_XYZ), linear)
     x, y, z = torch.where(xyz > 0.008856, xyz.clamp_min(1e-4) ** (1 / 3), 7.787 * xyz + 16 / 116).unbind(1)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
 
@@ -41,7 +36,7 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
     y = (lightness + 16) / 116
     f = torch.stack([y + a / 500, y, y - b / 200], 1)
     xyz = torch.where(f > 0.008856 ** (1 / 3), f**3, (f - 16 / 116) / 7.787)
-    linear = torch.einsum("ij, njhw -> nihw", torch.linalg.inv(xyz.new_tensor(_TO_XYZ)), xyz).clamp(0, 1)
+    linear = torch.einsum("ij, njhw -> nihw", torch.linalg.inv(xyz.new_tensor(TO_XYZ)), xyz).clamp(0, 1)
     return torch.where(linear > 0.0031308, 1.055 * linear.clamp_min(1e-4) ** (1 / 2.4) - 0.055, 12.92 * linear)
 
 
@@ -73,7 +68,7 @@ class LabWrapper(Wrapper):
         formula = [
             "from torch import Tensor",
             "",
-            f"_TO_XYZ = {_TO_XYZ}",
+            f"TO_XYZ = {TO_XYZ}",
             "",
             "",
             inspect.getsource(rgb_to_lab).rstrip(),

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .tokens import chunks
 
-# Rows give X, Y and Z, each relative to white: D65, 2 degrees.
+# sRGB's linear values to CIE XYZ: rows give X, Y and Z, each relative to white: D65, 2 degrees.
 TO_XYZ = (
     (0.412453 / 0.95047, 0.357580 / 0.95047, 0.180423 / 0.95047),
     (0.212671, 0.715160, 0.072169),
