@@ -81,6 +81,8 @@ def compare(
         if row is None or "error" in row:
             row = _row(name, data, epochs, seed, folder, progress)
             _write(folder / name / "row.json", row)
+        if "after" in row:
+            row = {**row, "behind": reason(row)}
         rows.append(row)
         _write(folder / "compare.json", {**settings, "rows": rows})
         (folder / "compare.md").write_text(markdown(rows))
@@ -131,7 +133,6 @@ def _row(name: str, data: str, epochs: int | None, seed: int, folder: Path, prog
         start = time.perf_counter()
         row["after"] = _judged(method, train, test, seed)
         row["seconds"]["judging"] = time.perf_counter() - start
-        row["behind"] = reason(row)
     except Exception as error:  # of whatever kind: the other methods go on, and the row tells
         (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / name / "error.txt").write_text(traceback.format_exc())

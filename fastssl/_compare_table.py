@@ -9,6 +9,7 @@ Row = dict[str, Any]
 
 # Scores that are no shares, which the tables give in %.
 NUMBERS = ("RankMe", "alignment", "uniformity", "perplexity", "perplexity by frequency")
+_PROBE = "linear, all labels"
 _WIDTH = 6  # columns of a table, for pages of usual width
 
 
@@ -37,14 +38,14 @@ def line(row: Row) -> str:
 def reason(row: Row) -> str | None:
     """Return why a method's encoder is not ahead of the untrained one, as far as its own numbers tell; None if it is.
 
-    Ahead is who exceeds the untrained encoder in the first judgement by two standard errors.
+    Ahead is who exceeds the untrained encoder in the first judgement by two standard errors; where the linear probe of
+    all labels is ahead alone, that is told.
     """
     before, after = scores(row["before"]), scores(row["after"])
     name = next(iter(after))
     judged = next(iter(row["after"].values()))
     n = judged["tokens"] if "tokens" in judged else judged["protocol"]["test"]["images"]
-    error = ((after[name] * (1 - after[name]) + before[name] * (1 - before[name])) / n) ** 0.5
-    if after[name] > before[name] + 2 * error:
+    if _ahead(after[name], before[name], n):
         return None
     told = f"{name} {number(name, after[name])} against {number(name, before[name])}"
     first, last = row["loss"]
@@ -52,7 +53,16 @@ def reason(row: Row) -> str | None:
         return f"{told}: its features have become one direction (RankMe {after['RankMe']:.1f})"
     if last > 0.98 * first:
         return f"{told}: it did not learn its own task in {row['epochs']} epochs, a loss of {first:.3g} to {last:.3g}"
-    return f"{told}: it learned its own task, a loss of {first:.3g} to {last:.3g}, by what does not tell these classes"
+    task = f"it learned its own task, a loss of {first:.3g} to {last:.3g}"
+    if _PROBE in after and _ahead(after[_PROBE], before[_PROBE], n):
+        probe = f"{number(_PROBE, after[_PROBE])} against {number(_PROBE, before[_PROBE])}"
+        return f"{told}: {task}, and what tells these classes is in its features, but not nearest ({_PROBE}, {probe})"
+    return f"{told}: {task}, by what does not tell these classes"
+
+
+def _ahead(after: float, before: float, n: int) -> bool:
+    """Whether a share of n exceeds another by two standard errors of their difference."""
+    return after > before + 2 * ((after * (1 - after) + before * (1 - before)) / n) ** 0.5
 
 
 def markdown(rows: Sequence[Row]) -> str:

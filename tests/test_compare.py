@@ -113,6 +113,10 @@ def test_why_a_method_is_not_ahead():
     assert "it learned its own task, a loss of 4 to 2" in _compare_table.reason(row(0.2))
     # Within two standard errors of the difference, 0.2 and 0.22 of 400 images are the same.
     assert _compare_table.reason(row(0.22)) is not None
+    probed = row(0.2)
+    for when, accuracy in (("before", 0.2), ("after", 0.4)):
+        probed[when] = {**probed[when], "linear_probe": {"scores": {"linear, all labels": accuracy}}}
+    assert "but not nearest (linear, all labels, 40.0 against 20.0)" in _compare_table.reason(probed)
     told = _compare_table.markdown([row(0.5, name="good"), row(0.19, name="bad"), {"method": "ugly", "error": "why"}])
     assert "- bad: kNN 19.0 against 20.0: " in told
     assert "- good" not in told

@@ -97,6 +97,17 @@ def test_layers_of_an_encoder_that_is_made_of_others_learn_at_their_own_rates(ca
     assert "no effect" not in caplog.text
 
 
+def test_linear_layers_learn_at_their_own_rates(caplog):
+    model = _finetune._Classifier(methods.mlp_encoder(1, 8, (32, 16, 6)), 6, 3)
+    groups = _finetune._groups(model, lr=1.0, layer_decay=0.5, weight_decay=0.1)
+    names = {id(p): name.removeprefix("encoder.layers.") for name, p in model.named_parameters()}
+    rates = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
+    assert rates["6.weight"] == 0.5
+    assert rates["3.weight"] == rates["4.weight"] == rates["4.bias"] == 0.25
+    assert rates["0.weight"] == rates["1.weight"] == 0.125
+    assert "no effect" not in caplog.text
+
+
 def test_a_frozen_encoder_stays_and_its_head_learns(encoder, monkeypatch):
     models = []
     real = _finetune._accuracy

@@ -122,7 +122,9 @@ def texts(
         lines.append([])
     letter, line = 0.078, 0.3  # inches, of the typewriter font below
     figure, axes = new_axes(width * letter + 0.4, len(lines) * line + 0.5)
-    axes.set(xlim=(0, width), ylim=(len(lines), 0), title=title)
+    legend = "hidden words as they are predicted: blue right; red wrong, above what was there"
+    axes.set(xlim=(0, width), ylim=(len(lines), 0), title=f"{title}: {legend}" if title else legend)
+    axes.title.set_fontsize(9)
     axes.set_axis_off()
     for y, of_line in enumerate(lines):
         for column, word, below, colour in of_line:

@@ -27,6 +27,11 @@ class MLPEncoder(nn.Module):
         features: Tensor = self.layers(x.flatten(1))
         return features
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Return which layer a parameter belongs to, as timm's encoders do for layer-wise learning rates."""
+        # A layer is a linear one, its norm and ReLU.
+        return {f"layer {i}": rf"^layers\.(?:{3 * i}|{3 * i + 1})\." for i in range(len(self.widths))}
+
 
 @remembered
 def mlp_encoder(in_chans: int = 3, image_size: int = 32, widths: Sequence[int] = (1000, 500, 250, 30)) -> nn.Module:
