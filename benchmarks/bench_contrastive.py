@@ -10,14 +10,15 @@ A whole run writes `benchmarks/results/<machine>/contrastive.json`; a quick run,
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import contrastive_measure
+import contrastive_providers
 import harness
 from contrastive_providers import Problem
-from harness import Row
+from measured import own_pass
 
 _PAIR = ("fastssl", "eager")
 
@@ -65,18 +66,9 @@ def problems(device: str, quick: bool) -> tuple[Problem, ...]:
     return _quick() if quick else _cpu()
 
 
-def measure(problem: Problem, device: str, state: Any) -> list[Row]:
-    """Rows of one problem."""
-    return contrastive_measure.measure(problem, device)
-
-
-def own(problem: Problem, device: str) -> Callable[[], object]:
-    """A call of fastssl's on one problem."""
-    return contrastive_measure.own(problem, device)
-
-
 BENCHMARK = harness.Benchmark(
-    "contrastive", problems, measure, contrastive_measure.describe, own,
+    "contrastive", problems, contrastive_measure.measure, contrastive_measure.describe,
+    partial(own_pass, contrastive_providers),
     ("lightly", "pytorch-metric-learning", "open_clip_torch", "info-nce-pytorch"),
 )  # fmt: skip
 

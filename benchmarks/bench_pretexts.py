@@ -11,13 +11,14 @@ A whole run writes `benchmarks/results/<machine>/pretexts.json`; a quick run, or
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import harness
 import pretexts_measure
-from harness import Row
+import pretexts_providers
+from measured import own_pass
 from pretexts_forms import Problem
 
 PEERS = ("torchvision", "kornia", "scikit-learn")  # packages
@@ -67,17 +68,14 @@ def problems(device: str, quick: bool) -> tuple[Problem, ...]:
     return _quick_cpu() if quick else _cpu()
 
 
-def measure(problem: Problem, device: str, state: Any) -> list[Row]:
-    """Rows of one problem."""
-    return pretexts_measure.measure(problem, device)
-
-
-def own(problem: Problem, device: str) -> Callable[[], object]:
-    """A call of fastssl's on one problem."""
-    return pretexts_measure.own(problem, device)
-
-
-BENCHMARK = harness.Benchmark("pretexts", problems, measure, pretexts_measure.describe, own, PEERS)
+BENCHMARK = harness.Benchmark(
+    "pretexts",
+    problems,
+    pretexts_measure.measure,
+    pretexts_measure.describe,
+    partial(own_pass, pretexts_providers),
+    PEERS,
+)
 
 
 def test_pretexts(measured):

@@ -10,13 +10,14 @@ A whole run writes `benchmarks/results/<machine>/teachers.json`; a quick run, or
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import harness
 import teachers_measure
-from harness import Row
+import teachers_providers
+from measured import own_pass
 from teachers_providers import Problem
 
 _OWN, _PAIR, _PEER = ("fastssl",), ("fastssl", "eager"), ("fastssl", "lightly")
@@ -79,17 +80,14 @@ def problems(device: str, quick: bool) -> tuple[Problem, ...]:
     return _quick_cpu() if quick else _cpu()
 
 
-def measure(problem: Problem, device: str, state: Any) -> list[Row]:
-    """Rows of one problem."""
-    return teachers_measure.measure(problem, device)
-
-
-def own(problem: Problem, device: str) -> Callable[[], object]:
-    """A call of fastssl's on one problem."""
-    return teachers_measure.own(problem, device)
-
-
-BENCHMARK = harness.Benchmark("teachers", problems, measure, teachers_measure.describe, own, ("lightly",))
+BENCHMARK = harness.Benchmark(
+    "teachers",
+    problems,
+    teachers_measure.measure,
+    teachers_measure.describe,
+    partial(own_pass, teachers_providers),
+    ("lightly",),
+)
 
 
 def test_teachers(measured):

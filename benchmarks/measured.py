@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import ModuleType
 from typing import Any
 
 import memory
@@ -11,9 +14,11 @@ import torch
 from harness import Row, quartiles, reference_steps
 from torch import Tensor
 
-from fastssl._bench import time_passes
+from fastssl._bench import interleave, time_passes
 
 MODES = ("fwd", "fwd_bwd")
+ROUNDS, LEAST_ROUNDS, INPUT_SETS = 30, 3, 2
+MEMORY_TIMEOUT_S = 180
 Times = Mapping[str, Sequence[tuple[float, float]]]  # milliseconds of forward and of both passes, by name and round
 
 
@@ -73,3 +78,61 @@ def columns(name: str, mode: str, times: Times) -> Row:
         "time_ms": ms[name], "q1_ms": first, "q3_ms": third, "rounds": len(values),
         "time_over_fastssl": ms[name] / ms["fastssl"],
     }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one problem has shown.
+
+    Attributes:
+        names: of the providers that were measured.
+        peaks: MiB of each by mode.
+        times: of each, and of the two references.
+        inputs: one of the sets of inputs.
+    """
+
+    names: list[str]
+    peaks: dict[str, dict[str, float]]
+    times: Times
+    inputs: Any
+
+
+def in_turns(problem: Any, device: str, providers: ModuleType, tolerance: float) -> Measured:
+    """Measure a problem with every provider that is there: peaks, whether results agree, then times in turns.
+
+    Args:
+        problem: with `case`, `dtype`, `budget_s` and `label`.
+        device: where.
+        providers: the module that has `CASES`, `available`, `make_inputs`, `build` and `backward`; a case may have
+            `compared`, which makes of inputs and result what must agree.
+        tolerance: of the error of results and gradients, relative to their norm.
+    """
+    torch._dynamo.reset()  # forget the sizes that were compiled before
+    case, names = providers.CASES[problem.case], providers.available(problem, device)
+    compared = getattr(case, "compared", lambda inputs, out: (out,))
+    sets = [providers.make_inputs(problem, device, seed) for seed in range(INPUT_SETS)]
+    peaks, found = {}, {}
+    for name in list(names):
+        arguments = {"problem": asdict(problem), "provider": name}
+        try:
+            peaks[name] = peaks_mib(providers.__name__, arguments, device, MEMORY_TIMEOUT_S)
+        except (MemoryError, TimeoutError) as error:
+            print(f"{name} left out: {error}", flush=True)
+            names.remove(name)
+            continue
+        out = providers.build(problem, name)(sets[0])
+        results = *compared(sets[0], out), *providers.backward(problem, out, sets[0])
+        found[name] = [t.detach().float() for t in results]
+    agree(problem.label, found, tolerance)
+    found.clear()
+    back = functools.partial(providers.backward, problem)
+    steps = {name: passes(providers.build(problem, name), sets, back, device) for name in names}
+    steps |= references(device, problem.dtype)
+    times = interleave(steps, ROUNDS, budget_s=problem.budget_s, least=LEAST_ROUNDS)
+    return Measured(names, peaks, times, sets[0])
+
+
+def own_pass(providers: ModuleType, problem: Any, device: str) -> Callable[[], object]:
+    """The whole pass by fastssl."""
+    inputs, form = providers.make_inputs(problem, device), providers.build(problem, "fastssl")
+    return lambda: providers.backward(problem, form(inputs), inputs)

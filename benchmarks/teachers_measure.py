@@ -16,21 +16,16 @@ every form returns.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 
 import measured
+import teachers_providers
 import torch
 from harness import COPY, MATMUL, Row, rates_per_ms, rounded
 from measured import MODES
 from teachers_forms import GLOBAL_VIEWS, ITERATIONS, weights
-from teachers_providers import CASES, Problem, available, backends, backward, build, make_inputs
+from teachers_providers import CASES, Problem, backends
 
-from fastssl._bench import interleave
-
-ROUNDS, LEAST_ROUNDS, INPUT_SETS = 30, 3, 2
-MEMORY_TIMEOUT_S = 180
 # Error of results and gradients, relative to their norm; lightly loses as much in its sum over all prototypes.
 AGREE = {"float32": 1e-3, "bfloat16": 3e-2}
 
@@ -74,53 +69,27 @@ def compulsory_bytes(problem: Problem, provider: str, mode: str) -> int:
     return view + gradient_bytes(problem, mode)
 
 
-def _peaks(problem: Problem, provider: str, device: str) -> dict[str, float]:
-    arguments = {"problem": asdict(problem), "provider": provider}
-    return measured.peaks_mib("teachers_providers", arguments, device, MEMORY_TIMEOUT_S)
-
-
-def measure(problem: Problem, device: str) -> list[Row]:
+def measure(problem: Problem, device: str, state: object = None) -> list[Row]:
     """Measure one problem; return one row a provider and mode."""
-    torch._dynamo.reset()  # forget the sizes that were compiled before
-    case, names = CASES[problem.case], available(problem, device)
-    sets = [make_inputs(problem, device, seed) for seed in range(INPUT_SETS)]
-    peaks, found = {}, {}
-    for name in list(names):
-        try:
-            peaks[name] = _peaks(problem, name, device)
-        except (MemoryError, TimeoutError) as error:
-            print(f"{name} left out: {error}", flush=True)
-            names.remove(name)
-            continue
-        out = build(problem, name)(sets[0])
-        results = *case.compared(sets[0], out), *backward(problem, out, sets[0])
-        found[name] = [t.detach().float() for t in results]
-    measured.agree(problem.label, found, AGREE[problem.dtype])
-    found.clear()
-    back = functools.partial(backward, problem)
-    steps = {name: measured.passes(build(problem, name), sets, back, device) for name in names}
-    steps |= measured.references(device, problem.dtype)
-    times = interleave(steps, ROUNDS, budget_s=problem.budget_s, least=LEAST_ROUNDS)
-    return [_row(problem, name, mode, device, peaks[name], times) for name in names for mode in modes(problem)]
+    done = measured.in_turns(problem, device, teachers_providers, AGREE[problem.dtype])
+    return [_row(problem, name, mode, device, done) for name in done.names for mode in modes(problem)]
 
 
-def _row(
-    problem: Problem, name: str, mode: str, device: str, peaks: dict[str, float], times: measured.Times
-) -> Row:  # fmt: skip
-    ms = measured.medians(times, mode)
+def _row(problem: Problem, name: str, mode: str, device: str, done: measured.Measured) -> Row:
+    ms = measured.medians(done.times, mode)
     matmul_per_ms, copy_per_ms = rates_per_ms(ms[MATMUL], ms[COPY], device)
     work, moved = operations(problem), compulsory_bytes(problem, name, mode)
     floor_ms = max(work / matmul_per_ms, moved / copy_per_ms)
-    gradients_mib = gradient_bytes(problem, mode) / 2**20
+    gradients_mib, peak = gradient_bytes(problem, mode) / 2**20, done.peaks[name].get(mode)
     derivative = bool(CASES[problem.case].leaves)
     own = backends(problem, device)
     backend = own[0] if own and name in ("fastssl", "fastssl-assignments") else name.partition("fastssl-")[2] or None
     return rounded({
         "op": "teachers", "case": problem.case, "title": CASES[problem.case].title, "provider": name,
         "backend": backend, "device": device.split(":")[0], "m": problem.rows, "n": problem.width,
-        "views": problem.views, "dtype": problem.dtype, "mode": mode, **measured.columns(name, mode, times),
-        "peak_mib": peaks.get(mode), "gradients_mib": gradients_mib if derivative else None,
-        "peak_beyond_mib": max(0.0, peaks[mode] - gradients_mib) if mode in peaks else None,
+        "views": problem.views, "dtype": problem.dtype, "mode": mode, **measured.columns(name, mode, done.times),
+        "peak_mib": peak, "gradients_mib": gradients_mib if derivative else None,
+        "peak_beyond_mib": None if peak is None else max(0.0, peak - gradients_mib),
         "floor_operations": work, "floor_operations_ms": work / matmul_per_ms,
         "floor_bytes": moved, "floor_bytes_ms": moved / copy_per_ms, "time_over_floor": ms[name] / floor_ms,
         "matmul_gflops": matmul_per_ms / 1e6, "copy_gbs": copy_per_ms / 1e6,
@@ -136,9 +105,3 @@ def describe(rows: Sequence[Row]) -> None:
             f"{size}{row['provider']:20}{row['time_ms']:9.2f} ms{row['time_over_fastssl']:7.2f} x fastssl"
             f"{row['time_over_floor']:7.2f} x floor{peak:>24} MiB", flush=True,
         )  # fmt: skip
-
-
-def own(problem: Problem, device: str) -> Callable[[], object]:
-    """The whole pass by fastssl."""
-    inputs, form = make_inputs(problem, device), build(problem, "fastssl")
-    return lambda: backward(problem, form(inputs), inputs)

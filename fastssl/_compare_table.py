@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,7 +63,7 @@ def reason(row: Row) -> str | None:
 
 def _ahead(after: float, before: float, n: int) -> bool:
     """Whether a share of n exceeds another by two standard errors of their difference."""
-    return after > before + 2 * ((after * (1 - after) + before * (1 - before)) / n) ** 0.5
+    return after > before + 2 * math.sqrt((after * (1 - after) + before * (1 - before)) / n)
 
 
 def markdown(rows: Sequence[Row]) -> str:

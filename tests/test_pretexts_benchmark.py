@@ -14,6 +14,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import bench_pretexts
 import harness
+import measured
 import pretexts_measure
 import pretexts_providers
 from pretexts_forms import Problem
@@ -35,7 +36,7 @@ def tiny(case, **other):
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("case", CASES)
 def test_providers_agree_on_every_case(case, interleaved, small_references, monkeypatch):
-    monkeypatch.setattr(pretexts_measure, "_peaks", lambda *_: {})
+    monkeypatch.setattr(measured, "peaks_mib", lambda *_: {})
     names = tuple(name for name in (*CASES[case].forms, "fastssl-torch") if name != "compile")
     problem = tiny(case, interleaved=interleaved, providers=names)
     rows = pretexts_measure.measure(problem, "cpu")

@@ -38,7 +38,7 @@ def tiny(case, **other):
 
 @pytest.mark.parametrize("case", CASES)
 def test_providers_agree_on_every_case(case, small_references, monkeypatch):
-    monkeypatch.setattr(teachers_measure, "_peaks", lambda *_: {})
+    monkeypatch.setattr(measured, "peaks_mib", lambda *_: {})
     forced = ("fastssl-torch",) if CASES[case].op else ()
     problem = tiny(case, providers=tuple(n for n in (*CASES[case].forms, *forced) if n != "compile"))
     names = teachers_providers.available(problem, "cpu")
@@ -134,7 +134,7 @@ def test_every_problem_has_a_name_of_its_own():
 
 @pytest.mark.parametrize(("case", "lines"), [("koleo", 2), ("center", 2)])
 def test_lines_of_the_gpu_check(case, lines, small_references, monkeypatch):
-    monkeypatch.setattr(teachers_measure, "_peaks", lambda *_: {})
+    monkeypatch.setattr(measured, "peaks_mib", lambda *_: {})
     rows = teachers_measure.measure(tiny(case, providers=("fastssl", "eager")), "cpu")
     told = [line for line in map(gpu_check.teachers_line, rows) if line]
     assert len(told) == lines
