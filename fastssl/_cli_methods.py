@@ -116,6 +116,7 @@ METHODS = {
             Option("queue_size", "keys in the queue, no more than there are images", 65536, small=4096),
             _momentum(0.999, small=0.99),
             _PROJECTION,
+            Option("batch_norm", "batch norm in the head", False, small=True),
         ),
         _VIEWS,
         optimizer="sgd",

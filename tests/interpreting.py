@@ -5,7 +5,14 @@ Import it after TRITON_INTERPRET is set.
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import sys
+import tempfile
+import traceback
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +31,32 @@ def begin() -> None:
     fastssl.use_backend("triton")
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True  # whatever a kernel leaves unwritten shows
+
+
+def run(module: Mapping[str, Any], checks: Sequence[str], limit_s: int = 600) -> None:
+    """Run checks of a worker, each in a fork of its own, as importing takes longer than most of them.
+
+    Prints, as each one ends, a line of JSON: [its name, what it wrote if it failed, else None].
+    """
+    prepare_modules_once()
+    for check in checks:
+        with tempfile.TemporaryFile() as words:
+            child = os.fork()
+            if child == 0:
+                signal.alarm(limit_s)
+                os.dup2(words.fileno(), 1)
+                os.dup2(words.fileno(), 2)
+                try:
+                    module[check]()
+                except BaseException:
+                    traceback.print_exc()
+                    sys.stderr.flush()
+                    os._exit(1)
+                os._exit(0)
+            _, status = os.waitpid(child, 0)
+            words.seek(0)
+            said = words.read().decode(errors="replace")
+        print(json.dumps([check, f"status {status}\n{said}" if status else None]), flush=True)
 
 
 def watch_memory() -> None:

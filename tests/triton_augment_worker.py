@@ -1,4 +1,4 @@
-"""Checks of the Triton augmentation under Triton's interpreter: `python triton_augment_worker.py check_name`.
+"""Checks of the Triton augmentation under Triton's interpreter: `python triton_augment_worker.py check_name ...`.
 
 A process of its own, because TRITON_INTERPRET must be set before triton is imported and cannot be taken back.
 Types are float32 and float16: the interpreter computes bfloat16 wrongly.
@@ -7,10 +7,10 @@ Types are float32 and float16: the interpreter computes bfloat16 wrongly.
 import itertools
 import os
 import sys
-import warnings
 
 os.environ["TRITON_INTERPRET"] = "1"
 
+import interpreting
 import torch
 from augmentation import STEPS, UNIT, draw, excess, photographs, reference_views
 from launches import Launches
@@ -22,11 +22,7 @@ from fastssl.functional import augment as op
 from fastssl.kernels.torch import sample_params as torch_params
 from fastssl.kernels.triton import augment, sample_params
 
-warnings.filterwarnings("ignore", category=RuntimeWarning)  # numpy on the branches that tl.where drops
-torch.set_num_threads(1)
-fastssl.use_backend("triton")
-torch.use_deterministic_algorithms(True)
-torch.utils.deterministic.fill_uninitialized_memory = True  # with NaN: whatever a kernel leaves unwritten shows
+interpreting.begin()
 
 ROUNDINGS, FILTERS = ("none", "uint8"), ("bilinear", "bicubic")
 
@@ -180,4 +176,4 @@ def check_sample_params():
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[1]]()
+    interpreting.run(globals(), sys.argv[1:])

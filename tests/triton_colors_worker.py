@@ -1,4 +1,4 @@
-"""Checks of the Triton kernels of colours under Triton's interpreter: `python triton_colors_worker.py check_name`.
+"""Checks of the Triton kernels of colours under Triton's interpreter: `python triton_colors_worker.py check_name ...`.
 
 A process of its own, because TRITON_INTERPRET must be set before triton is imported and cannot be taken back.
 Each number that a kernel reads or writes has to be one of its arguments'; bfloat16 the interpreter computes wrongly.
@@ -16,18 +16,17 @@ import torch
 
 masking_reference.TYPES = (torch.float64, torch.float32, torch.float16)
 
+import interpreting  # noqa: E402
 import test_lab_bins as of_colors  # noqa: E402
 import test_sparse_cross_entropy as of_loss  # noqa: E402
-from interpreting import begin, prepare_modules_once, watch_memory  # noqa: E402
 from launches import Launches  # noqa: E402
 
 from fastssl.functional import ab_bins, lab_bins, sparse_cross_entropy  # noqa: E402
 from fastssl.kernels.triton import lab_bins as color_kernels  # noqa: E402
 from fastssl.kernels.triton import sparse_cross_entropy as loss_kernels  # noqa: E402
 
-begin()
-prepare_modules_once()
-watch_memory()
+interpreting.begin()
+interpreting.watch_memory()
 
 HERE = ("cpu", "triton")  # where the tests of the ops run
 
@@ -143,4 +142,4 @@ def check_launches():
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[1]]()
+    interpreting.run(globals(), sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Checks of the Triton masks under Triton's interpreter: `python triton_masking_worker.py check_name`.
+"""Checks of the Triton masks under Triton's interpreter: `python triton_masking_worker.py check_name ...`.
 
 A process of its own, because TRITON_INTERPRET must be set before triton is imported and cannot be taken back.
 Masks are the same bits on every backend, so nothing here has a tolerance.
@@ -9,10 +9,10 @@ import itertools
 import math
 import os
 import sys
-import warnings
 
 os.environ["TRITON_INTERPRET"] = "1"
 
+import interpreting
 import test_blockwise_masking
 import test_multiblock_masking
 import test_random_masking
@@ -25,12 +25,7 @@ import fastssl
 from fastssl import reference
 from fastssl.functional import blockwise_masking, multiblock_masking, random_masking, text_masking
 
-warnings.filterwarnings("ignore", category=RuntimeWarning)  # numpy on the branches that tl.where drops
-torch.set_num_threads(1)
-torch.manual_seed(0)
-fastssl.use_backend("triton")
-torch.use_deterministic_algorithms(True)
-torch.utils.deterministic.fill_uninitialized_memory = True  # with what no mask holds: whatever is left unwritten shows
+interpreting.begin()
 
 HERE = ("cpu", "triton")  # where the tests of the ops run
 IDS = torch.tensor([2**40 + 5, 0, -1, 2**32, 2**62, 7, 2**32 - 1])
@@ -194,4 +189,4 @@ def check_launches():
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[1]]()
+    interpreting.run(globals(), sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Checks of the Triton NT-Xent under Triton's interpreter: `python triton_ntxent_worker.py check_name`.
+"""Checks of the Triton NT-Xent under Triton's interpreter: `python triton_ntxent_worker.py check_name ...`.
 
 A process of its own, because TRITON_INTERPRET must be set before triton is imported and cannot be taken back.
 The rule is that of accuracy.py, through the op itself, forced onto this backend.
@@ -12,6 +12,7 @@ from dataclasses import replace
 
 os.environ["TRITON_INTERPRET"] = "1"
 
+import interpreting
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -243,4 +244,4 @@ def check_launches():
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[1]]()
+    interpreting.run(globals(), sys.argv[1:])

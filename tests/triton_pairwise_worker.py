@@ -1,4 +1,4 @@
-"""Checks of the engine's Triton kernels under Triton's interpreter: `python triton_pairwise_worker.py check_name`.
+"""Checks of the engine's Triton kernels under Triton's interpreter: `python triton_pairwise_worker.py check_name ...`.
 
 A process of its own, because TRITON_INTERPRET must be set before triton is imported and cannot be taken back.
 The rule is that of the ops' own tests, through the ops, forced onto this backend; bfloat16 is left out, which the
@@ -14,6 +14,7 @@ from dataclasses import replace
 
 os.environ["TRITON_INTERPRET"] = "1"
 
+import interpreting
 import numpy as np
 import test_pairwise_logsumexp as of_logsumexp
 import test_pairwise_softplus as of_softplus
@@ -265,4 +266,4 @@ def check_launches():
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[1]]()
+    interpreting.run(globals(), sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Checks of the Triton kernel of patches under Triton's interpreter: `python triton_patches_worker.py check_name`.
+"""Checks of the Triton kernel of patches under Triton's interpreter: `python triton_patches_worker.py check_name ...`.
 
 A process of its own, because TRITON_INTERPRET must be set before triton is imported and cannot be taken back.
 Each number that the kernel reads or writes has to be one of its arguments'; bfloat16 the interpreter computes wrongly.
@@ -14,8 +14,8 @@ import torch
 
 masking_reference.TYPES = (torch.float64, torch.float32, torch.float16)
 
+import interpreting  # noqa: E402
 import test_extract_patches as of_patches  # noqa: E402
-from interpreting import begin, prepare_modules_once, watch_memory  # noqa: E402
 from launches import Launches  # noqa: E402
 from masking_reference import hold_to_the_contract_of_draws  # noqa: E402
 
@@ -23,9 +23,8 @@ from fastssl.functional import extract_patches  # noqa: E402
 from fastssl.kernels.torch import extract_patches as streaming  # noqa: E402
 from fastssl.kernels.triton import extract_patches as kernels  # noqa: E402
 
-begin()
-prepare_modules_once()
-watch_memory()
+interpreting.begin()
+interpreting.watch_memory()
 
 HERE = ("cpu", "triton")  # where the tests of the op run
 
@@ -88,4 +87,4 @@ def check_launches():
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[1]]()
+    interpreting.run(globals(), sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Checks of the Triton kernels of teachers under Triton's interpreter: `python triton_teachers_worker.py check_name`.
+"""Checks of the Triton kernels of teachers in Triton's interpreter: `python triton_teachers_worker.py check_name ...`.
 
 A process of its own, because TRITON_INTERPRET must be set before triton is imported and cannot be taken back.
 Most of them are the tests of the op, run on this backend, but for bfloat16: the interpreter computes it wrongly.
@@ -29,7 +29,6 @@ from fastssl.kernels.triton import sinkhorn as sinkhorn_kernels
 interpreting.begin()
 interpreting.watch_memory()
 interpreting.round_fma_once()
-interpreting.prepare_modules_once()
 
 HERE = ("cpu", "triton")  # where the tests of the op run
 FLOATS = (torch.float32, torch.float16)
@@ -239,4 +238,4 @@ def views(s, t, b):
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[1]]()
+    interpreting.run(globals(), sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Checks of the Triton kernels of tokens under Triton's interpreter: `python triton_tokens_worker.py check_name`.
+"""Checks of the Triton kernels of tokens under Triton's interpreter: `python triton_tokens_worker.py check_name ...`.
 
 A process of its own, because TRITON_INTERPRET must be set before triton is imported and cannot be taken back.
 Most of them are the tests of the ops, run on this backend, but for bfloat16: the interpreter computes it wrongly.
@@ -19,13 +19,13 @@ from triton.runtime import interpreter
 
 masking_reference.TYPES = (torch.float64, torch.float32, torch.float16)
 
+import interpreting  # noqa: E402
 import masked_loss  # noqa: E402
 import test_gather_tokens as of_gather  # noqa: E402
 import test_mask_patchify as of_patches  # noqa: E402
 import test_masked_mse as of_loss  # noqa: E402
 import test_masked_mse_backward as of_loss_backward  # noqa: E402
 import test_restore_tokens as of_restore  # noqa: E402
-from interpreting import begin, watch_memory  # noqa: E402
 from launches import Launches  # noqa: E402
 from masking_reference import hold_linear_op, some_ids, token_layouts, videos  # noqa: E402
 
@@ -37,13 +37,13 @@ from fastssl.kernels.triton import mask_patchify as patch_kernels  # noqa: E402
 from fastssl.kernels.triton import masked_mse as loss_kernels  # noqa: E402
 from fastssl.kernels.triton import restore_tokens as restore_kernels  # noqa: E402
 
-begin()
+interpreting.begin()
 
 HERE = ("cpu", "triton")  # where the tests of the ops run
 FLOATS = (torch.float32, torch.float16)
 
 
-watch_memory()
+interpreting.watch_memory()
 
 
 def check_that_memory_is_watched():
@@ -285,4 +285,4 @@ def check_launches():
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[1]]()
+    interpreting.run(globals(), sys.argv[1:])

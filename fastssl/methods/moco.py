@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +13,7 @@ from .. import _checks, transforms
 from .._queue import Queue
 from ..functional import Recipe, View, moco
 from ..functional._similarity import unit_rows
+from ._heads import mlp
 from ._momentum import MomentumEncoder, has_batch_norm, shuffled
 from ._two_views import Transform, TwoViews, both, small_or
 
@@ -33,6 +36,9 @@ class MoCo(TwoViews):
         momentum: part of the copy that stays, in [0, 1).
         projection_dim: width of queries and keys.
         hidden_dim: width of the hidden layer of v2's head; by default the width of the features.
+        batch_norm: batch norm after each linear layer of the head, without scale and shift after the last, as MoCo v3
+            has it. Features of an untrained encoder are nearly equal, and the authors' head, which has none, needs long
+            to tell them apart.
         transform: a batch of uint8 images -> list of two float views. By default the published recipe for views over 64
             pixels, `transforms.MoCoV2` for v2, and that of `methods.SimCLR` up to 64.
         image_size: height and width of the views of the default transform; by default those that a vision transformer
@@ -74,6 +80,7 @@ class MoCo(TwoViews):
         image_size: int | None = None,
         feature_dim: int | None = None,
         shuffle_bn: bool = True,
+        batch_norm: bool = False,
     ) -> None:
         if version not in _TEMPERATURES:
             raise ValueError(f"version: got {version!r}, want 'v1' or 'v2'")
@@ -87,9 +94,8 @@ class MoCo(TwoViews):
         momentum = _checks.fraction("momentum", momentum, below_one=True)
         super().__init__(encoder, transform, image_size, feature_dim)
         self.momentum = momentum
-        width, hidden = self.width, hidden_dim or self.width
-        two = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, projection_dim))
-        self.projector: nn.Module = two if version == "v2" else nn.Linear(width, projection_dim)
+        hidden = (hidden_dim or self.width,) if version == "v2" else ()
+        self.projector = _head((self.width, *hidden, projection_dim), batch_norm)
         self.key_encoder = MomentumEncoder(self.encoder, self.projector)
         self.queue = Queue(queue_size, projection_dim, gather_distributed=True)
         self.temperature = temperature
@@ -122,6 +128,13 @@ class MoCo(TwoViews):
         """Move the copy towards the encoder and head that the optimizer has changed, after each of its steps."""
         if self.training:
             self.key_encoder.follow(self.encoder, self.projector, self.momentum)
+
+
+def _head(widths: Sequence[int], batch_norm: bool) -> nn.Module:
+    if batch_norm:
+        return mlp(widths, last_norm=True)
+    first, *second = (nn.Linear(inner, outer) for inner, outer in itertools.pairwise(widths))
+    return nn.Sequential(first, nn.ReLU(inplace=True), *second) if second else first
 
 
 def _mocov1(size: int, **output: Any) -> transforms.Transform:
