@@ -5,7 +5,9 @@ Import it after TRITON_INTERPRET is set.
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import os
 import signal
 import sys
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from triton.language import core, semantic
 from triton.runtime import interpreter
 
 import fastssl
@@ -38,7 +41,7 @@ def run(module: Mapping[str, Any], checks: Sequence[str], limit_s: int = 600) ->
 
     Prints, as each one ends, a line of JSON: [its name, what it wrote if it failed, else None].
     """
-    prepare_modules_once()
+    hurry()
     for check in checks:
         with tempfile.TemporaryFile() as words:
             child = os.fork()
@@ -105,8 +108,8 @@ def round_fma_once() -> None:
     interpreter.InterpreterBuilder.create_fma = fma
 
 
-def prepare_modules_once() -> None:
-    """Leave out what the interpreter does again at every call of a device function, half of its time."""
+def hurry() -> None:
+    """Leave out what the interpreter does again at every call, most of its time; what it computes stays."""
     prepared: set[int] = set()
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -117,3 +120,26 @@ def prepare_modules_once() -> None:
         return self.rewrite()(*args, **kwargs)
 
     interpreter.InterpretedFunction.__call__ = call
+
+    types, slow = {}, interpreter._get_np_dtype
+
+    def np_dtype(kind: Any) -> Any:
+        name = kind.scalar.name
+        if name not in types:
+            types[name] = slow(kind.scalar)
+        return types[name]
+
+    interpreter._get_np_dtype = np_dtype
+
+    @functools.cache
+    def shape_and_size(shape: tuple[int, ...]) -> Any:
+        return core.tuple([core.constexpr(side) for side in shape]), core.constexpr(math.prod(shape))
+
+    def init(self: Any, handle: Any, type: Any) -> None:
+        self.handle, self.type, self.dtype = handle, type, type.scalar
+        self.shape, self.numel = shape_and_size(tuple(type.shape) if type.is_block() else ())
+
+    core.tensor.__init__ = init
+
+    # Whether an integer overflows is told in Triton's debug mode alone, but computed without it, too.
+    semantic.TritonSemantic.binary_op_sanitize_overflow_impl = lambda *_: None
