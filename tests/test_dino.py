@@ -230,7 +230,7 @@ def collapse(**options):
     )  # fmt: skip
     optimizer = torch.optim.AdamW(trained(method), 3e-3)
     losses = []
-    for step in range(150):
+    for step in range(100):
         views = method.augment(images[torch.randint(len(images), (64,))])
         losses.append(step_of(method, optimizer, views, step + 1, 10**6).item())
     with torch.no_grad():

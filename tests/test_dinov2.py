@@ -184,8 +184,12 @@ def test_defaults():
 def test_features_improve(tmp_path):
     splits = tuple(data.load("digits", split=split) for split in ("train", "test"))
     torch.manual_seed(0)
+    encoder = methods.build_encoder(
+        "vit_tiny_patch16_224", in_chans=1, img_size=8, patch_size=2, embed_dim=64, depth=3, num_heads=4,
+        dynamic_img_size=True, init="mae",
+    )  # fmt: skip
     method = methods.DINOv2(
-        methods.small_vit(1, 8, dynamic_img_size=True), out_dim=128, hidden_dim=128, bottleneck_dim=32,
+        encoder, out_dim=128, hidden_dim=128, bottleneck_dim=32,
         batch_norm=True, local_views=0, momentum=0.97, teacher_temp=0.03, warmup_teacher_temp_epochs=0,
     )  # fmt: skip
     result = fit(method, tmp_path, epochs=6, batch_size=128, lr=2e-3, knn_every=6, eval_data=splits)
