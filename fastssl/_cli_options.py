@@ -14,7 +14,8 @@ NO_DEFAULT: dict[str, Any] = {"default": argparse.SUPPRESS}
 class Option:
     """An option ``--some-name`` that is the argument `some_name` of a method.
 
-    That of a bool takes no value and says the contrary of the default, by ``--no-some-name`` if that is True.
+    That of a bool takes no value and says the contrary of the default, by ``--no-some-name`` if that is True; where the
+    default depends on the images there are both.
     """
 
     name: str
@@ -30,22 +31,29 @@ class Option:
     def add_to(self, parser: Any) -> None:
         """Add the option; what is not given is not in the result, and is left to `small` and the method."""
         default = self.default
-        flag = f"--{'no-' if default is True else ''}{self.name}".replace("_", "-")
-        if isinstance(default, bool):
+        if isinstance(default, bool) and self.small is None:
             parser.add_argument(
-                flag, dest=self.name, action="store_const", const=not default, help=self.help, **NO_DEFAULT
-            )
+                self._flag("no-" if default else ""), dest=self.name, action="store_const", const=not default,
+                help=self.help, **NO_DEFAULT,
+            )  # fmt: skip
             return
         values: dict[str, Any] = {"type": self.kind or type(default), "choices": self.choices, "nargs": self.count}
         if isinstance(default, tuple):
             values.update(type=type(default[0]), nargs=len(default))
+        elif isinstance(default, bool):
+            values = {"action": argparse.BooleanOptionalAction}
         told = _in_words(default) if self.told is None else self.told
         if self.small is not None:
             told += f"; {_in_words(self.small)} for {self.where}"
-        parser.add_argument(flag, help=f"{self.help} (default: {told})", **values, **NO_DEFAULT)
+        parser.add_argument(self._flag(), help=f"{self.help} (default: {told})", **values, **NO_DEFAULT)
+
+    def _flag(self, start: str = "") -> str:
+        return f"--{start}{self.name}".replace("_", "-")
 
 
 def _in_words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

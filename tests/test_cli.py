@@ -95,6 +95,8 @@ def test_pretrain_with_masks_and_noise(capsys, tmp_path, method, options, settin
             {"momentum": 0.9, "projection_dim": 8, "hidden_dim": 512},
             {"optimizer": "adamw"},
         ),
+        ("moco", (), {"batch_norm": True, "momentum": 0.99}, {"optimizer": "sgd"}),
+        ("moco", ("--no-batch-norm",), {"batch_norm": False}, {"optimizer": "sgd"}),
         ("byol", ("--optimizer", "lars"), {"momentum": 0.95}, {"optimizer": "lars", "lr": 0.1, "weight_decay": 1.5e-6}),
         ("simsiam", ("--predictor-dim", "8"), {"predictor_dim": 8, "hidden_dim": 128}, {"warmup_epochs": 0}),
         ("mocov3", ("--temperature", "0.3"), {"temperature": 0.3, "momentum": 0.99}, {"optimizer": "adamw"}),

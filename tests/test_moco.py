@@ -52,6 +52,20 @@ def test_it_is_the_authors_algorithm(version, tau):
     torch.testing.assert_close(method.queue.rows, queue, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(("version", "layers"), [("v1", 1), ("v2", 2)])
+def test_batch_norm_in_the_head(version, layers):
+    plain, normed = (moco(version=version, batch_norm=batch_norm) for batch_norm in (False, True))
+    for method, norms in ((plain, 0), (normed, layers)):
+        parts = list(method.projector.modules())
+        assert sum(isinstance(part, nn.Linear) for part in parts) == layers
+        assert sum(isinstance(part, nn.BatchNorm1d) for part in parts) == norms
+    # The features of an untrained encoder are much alike, and so are queries, but for the norm.
+    views = views_of(plain, 32)
+    close, apart = (normalize(method.project(views[0])).mean(0).norm() for method in (plain, normed))
+    assert apart < 0.5 * close
+    assert normed(views).isfinite()
+
+
 def test_the_copy_learns_nothing_itself():
     method = moco()
     before = copy.deepcopy(method.key_encoder.state_dict())
