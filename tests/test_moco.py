@@ -227,6 +227,7 @@ def test_the_command_line(capsys, tmp_path, monkeypatch):
     assert cli.main((*train, *options, "--projection-dim", "8")) == 0
     assert made[1] == {
         "image_size": 8, "queue_size": 100, "momentum": 0.9, "version": "v1", "temperature": 0.1, "projection_dim": 8,
+        "batch_norm": True,
     }  # fmt: skip
     assert cli.main((*train, "--queue-size", "0")) == 1
     assert "fastssl: error: queue_size: got 0, want an int >= 1" in capsys.readouterr().err
