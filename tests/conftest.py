@@ -32,19 +32,20 @@ def runnable(op: str, dtype: torch.dtype = torch.float32) -> list[tuple[str, str
 
 SLOW_FILES = (
     "test_autoencoders.py", "test_bert.py", "test_byol.py", "test_cached.py", "test_cached_training.py",
-    "test_compat.py", "test_compat_dino.py", "test_compat_distributed.py", "test_compat_formulas.py",
-    "test_compat_pml.py", "test_context.py", "test_contrastive.py", "test_cpc.py", "test_cuda_augment.py",
-    "test_dino.py", "test_dino_loss.py", "test_dino_loss_op.py", "test_dino_losses.py", "test_dinov2.py",
-    "test_distributed.py", "test_export.py", "test_finetune.py", "test_ibot_loss.py", "test_imports.py",
-    "test_inpainting.py", "test_isa.py", "test_jigsaw.py", "test_koleo.py", "test_label_efficiency.py",
-    "test_masked_methods.py", "test_masking_benchmark.py", "test_memory.py", "test_memory_bank.py", "test_moco.py",
-    "test_moco_v3.py", "test_multi_crop.py", "test_packaging.py", "test_pairwise_logsumexp.py",
-    "test_pairwise_softplus.py", "test_pretexts_benchmark.py", "test_queue.py", "test_readme_examples.py",
-    "test_report_page.py", "test_rotation.py", "test_sanitizers.py", "test_simsiam.py", "test_sinkhorn.py",
-    "test_sparse_cross_entropy.py", "test_swav.py", "test_teachers_benchmark.py", "test_thin_losses.py",
-    "test_train.py", "test_triton_augment_compile.py", "test_triton_compile.py", "test_triton_interpreter.py",
-    "test_triton_masking_compile.py", "test_triton_pairwise_compile.py", "test_triton_pretexts_compile.py",
-    "test_triton_teachers_compile.py", "test_two_views.py", "test_video_colorization.py",
+    "test_compare.py", "test_compat.py", "test_compat_dino.py", "test_compat_distributed.py",
+    "test_compat_formulas.py", "test_compat_pml.py", "test_context.py", "test_contrastive.py", "test_cpc.py",
+    "test_cuda_augment.py", "test_dino.py", "test_dino_loss.py", "test_dino_loss_op.py", "test_dino_losses.py",
+    "test_dinov2.py", "test_distributed.py", "test_every_method.py", "test_export.py", "test_finetune.py",
+    "test_ibot_loss.py", "test_imports.py", "test_inpainting.py", "test_isa.py", "test_jigsaw.py", "test_koleo.py",
+    "test_label_efficiency.py", "test_masked_methods.py", "test_masking_benchmark.py", "test_memory.py",
+    "test_memory_bank.py", "test_moco.py", "test_moco_v3.py", "test_multi_crop.py", "test_packaging.py",
+    "test_pairwise_logsumexp.py", "test_pairwise_softplus.py", "test_pretexts_benchmark.py", "test_queue.py",
+    "test_readme_examples.py", "test_report_page.py", "test_rotation.py", "test_sanitizers.py", "test_simsiam.py",
+    "test_sinkhorn.py", "test_sparse_cross_entropy.py", "test_swav.py", "test_teachers_benchmark.py",
+    "test_thin_losses.py", "test_train.py", "test_triton_augment_compile.py", "test_triton_compile.py",
+    "test_triton_interpreter.py", "test_triton_masking_compile.py", "test_triton_pairwise_compile.py",
+    "test_triton_pretexts_compile.py", "test_triton_teachers_compile.py", "test_two_views.py",
+    "test_video_colorization.py",
 )  # fmt: skip
 
 
