@@ -59,7 +59,7 @@ format: $(VENV)/built
 bench: $(VENV)/built
 	$(PYTEST) benchmarks -q
 
-# Over half an hour on two cores; goes on where it was stopped.
+# Half an hour on two cores; goes on where it was stopped.
 compare: $(VENV)/built
 	$(BIN)/python benchmarks/compare.py
 	$(BIN)/python benchmarks/report.py

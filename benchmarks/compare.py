@@ -2,7 +2,7 @@
 
     python benchmarks/compare.py [--runs DIR] [--out DIR]
 
-It is `fastssl compare --methods all --data shapes`, goes on where it was stopped, and takes over half an hour on two
+It is `fastssl compare --methods all --data shapes`, goes on where it was stopped, and takes half an hour on two
 cores. The gallery is the picture that each run leaves of what its method does.
 """
 
